@@ -1,0 +1,122 @@
+/*
+ * plan.h - the step plan and its result, and their form on the wire (worker.proto).
+ *
+ * A plan is the same for every rank of a group and is applied in this order: release, begin,
+ * advance, decode.  A sequence is named by its slot, a small number that the coordinator
+ * hands out and reuses only after a plan released it.  Plans are numbered without gaps within
+ * an epoch and may arrive before the result of the one before.
+ *
+ * The worker keeps the token it chose last, so a decode step needs nothing from outside.
+ * What was computed past a stop is dropped by the coordinator, which then releases the slot.
+ */
+#ifndef COMMON_PLAN_H
+#define COMMON_PLAN_H
+
+#include "common/method.h"
+#include "common/sampling.h"
+#include "common/status.h"
+
+enum plan_limits {
+    PLAN_MAX_SLOTS = 1024,  /* sequences alive in one group */
+    PLAN_MAX_DECODE = 64,   /* rows of one decode step: the kernels fix their order up to here */
+    PLAN_MAX_ADVANCE = 256, /* slices of one plan */
+};
+
+enum trace_flag { TRACE_SELECTED = 1, TRACE_PROMPT_LOGITS = 2, TRACE_STEP_LOGITS = 4 };
+
+struct plan_begin {
+    uint32_t slot;
+    uint32_t n_prompt;
+    const uint32_t *prompt; /* [n_prompt], every id below the vocabulary size */
+    struct method_params params;
+    struct sampling sampling;
+    uint32_t trace;    /* of enum trace_flag */
+    uint32_t max_rows; /* tokens that decode may append: max_tokens - 1 */
+};
+
+struct plan_advance {
+    uint32_t slot;
+    uint32_t slices; /* >= 1; the last slice of a prompt also chooses the first token */
+};
+
+/* All arrays are borrowed by the struct, except in a plan made by plan_decode(). */
+struct plan {
+    uint64_t epoch;
+    uint64_t number;
+    uint32_t n_release, n_begin, n_advance, n_decode;
+    const uint32_t *release;
+    const struct plan_begin *begin;
+    const struct plan_advance *advance;
+    const uint32_t *decode; /* slots that get one more token */
+    void *owned;            /* memory behind the arrays of a decoded plan */
+};
+
+struct result_token {
+    uint32_t slot;
+    uint32_t id;
+};
+
+/* What one cache head kept; of replicated heads only replica 0 reports. */
+struct result_head {
+    uint32_t layer;
+    uint32_t head; /* global number */
+    uint32_t n_kept;
+    const uint32_t *kept; /* ascending original positions */
+    uint32_t policy;      /* FASTGEN: 1 + enum fastgen_policy; else 0 */
+};
+
+/* Sent once for a slot, with the result of the plan that ended its prompt phase. */
+struct result_prompt {
+    uint32_t slot;
+    uint64_t kv_rows;       /* rows stored, summed over layers and this rank's cache heads; KV
+                             * heads that several ranks hold are replica 0's */
+    uint64_t kv_bytes;      /* of those rows */
+    uint64_t kv_bytes_full; /* what FULL would store of this rank's KV heads (replica 0) */
+    uint32_t kv_heads;      /* layers * cache heads counted in kv_rows */
+    uint32_t n_tokens_in;   /* TRACE_SELECTED: one a layer */
+    const uint32_t *tokens_in;
+    uint32_t n_heads; /* TRACE_SELECTED */
+    const struct result_head *heads;
+    uint32_t n_propagated; /* TRACE_SELECTED, rank 0; ascending original positions */
+    const uint32_t *propagated;
+    /* A second one of a method that evicts, TRACE_SELECTED, when max_rows rows were appended: its
+     * heads say what is still live; the rest is zero. */
+    bool after_decode;
+};
+
+/* This rank's vocabulary rows of the logits that a token was chosen from. */
+struct result_logits {
+    uint32_t slot;
+    bool prompt; /* of the prompt's last row, else of a decode step */
+    uint32_t n_values;
+    const float *values;
+};
+
+struct step_result {
+    uint64_t epoch;
+    uint64_t number; /* of the plan */
+    uint32_t n_tokens;
+    const struct result_token *tokens; /* rank 0 only */
+    uint32_t n_prompts;
+    const struct result_prompt *prompts;
+    uint32_t n_logits;
+    const struct result_logits *logits;
+    double compute_ms; /* the whole step */
+    double collective_ms;
+    uint64_t kv_bytes_used;
+    uint64_t index_hash; /* of every selection of this step; equal on all ranks or a fault */
+    void *owned;         /* memory behind the arrays of a decoded result */
+};
+
+/* Packed winnow.v1.Plan / StepResult; *out is malloc'd, the caller frees it. */
+status plan_encode(const struct plan *plan, uint8_t **out, size_t *out_bytes);
+/* Checks every number against the model and the limits above. */
+status plan_decode(struct plan *out, const uint8_t *data, size_t bytes,
+                   const struct model_config *config);
+void plan_free(struct plan *plan); /* of plan_decode() */
+
+status step_result_encode(const struct step_result *result, uint8_t **out, size_t *out_bytes);
+status step_result_decode(struct step_result *out, const uint8_t *data, size_t bytes);
+void step_result_free(struct step_result *result); /* of step_result_decode() */
+
+#endif

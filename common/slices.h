@@ -1,0 +1,67 @@
+/*
+ * slices.h - a prompt phase cut into units of scheduling.
+ *
+ * Prefill is layer-major: one layer for all rows, then the next.  A slice is one chunk of rows
+ * of one layer.  Where a layer drops rows (the TSP layer; the last layer, of which only the
+ * last row is needed) the keys of all rows come first, then the choice, then the queries of
+ * the chosen rows: that is exact, and the dropped rows cost no attention, projection or MLP.
+ *
+ * The chunk boundaries depend on the prompt's length and method alone, so a row is computed
+ * in the same company whatever else the server is doing.  Coordinator and worker walk the
+ * same sequence of slices, so a plan only says how many to advance.
+ *
+ * GEMFILTER goes over the layers twice.  Its filter pass computes the layers below the filter
+ * layer for the whole prompt, and that layer's keys; the choice follows the last of them, and
+ * the second pass starts again at layer 0 with the chosen tokens.  A prompt of which nothing
+ * would be dropped has no filter pass.
+ */
+#ifndef COMMON_SLICES_H
+#define COMMON_SLICES_H
+
+#include "common/method.h"
+
+enum { SLICE_ROWS = 512 }; /* rows of a chunk, the last one excepted */
+
+enum slice_kind {
+    SLICE_WHOLE,   /* keys, values and queries of rows [begin, end) */
+    SLICE_KEYS,    /* keys and values only; the choice follows the last such slice */
+    SLICE_QUERIES, /* queries of chosen rows [begin, end), numbered among the chosen */
+};
+
+struct slice {
+    enum slice_kind kind;
+    int layer;
+    int begin, end; /* rows, of `rows` entering or (SLICE_QUERIES) chosen */
+    int rows;       /* rows entering the layer */
+    int chosen;     /* rows whose queries are computed; == rows for SLICE_WHOLE */
+    bool last_keys; /* all keys of the layer are there once this slice is done */
+    bool filter;    /* of the filter pass: nothing is stored, SLICE_KEYS needs keys alone and
+                     * chooses tokens, and no SLICE_QUERIES follow */
+    int nth_layer;  /* of slices_layers(): counts both passes */
+};
+
+struct slices {
+    const struct method_params *params; /* borrowed, like config */
+    const struct model_config *config;
+    int n_prompt;
+    struct slice next; /* end == 0: finished */
+};
+
+void slices_begin(struct slices *it, const struct method_params *params,
+                  const struct model_config *config, int n_prompt);
+
+/* False when the prompt phase is complete. */
+bool slices_next(struct slices *it, struct slice *out);
+
+/* Layers that a prompt goes through, in all passes together. */
+int slices_layers(const struct method_params *params, const struct model_config *config,
+                  int n_prompt);
+
+/* Floating-point operations of a slice, all ranks together: linear layers and attention. */
+double slice_work(const struct model_config *config, const struct slice *slice);
+
+/* The sum over all slices of a prompt phase. */
+double slices_total_work(const struct method_params *params, const struct model_config *config,
+                         int n_prompt);
+
+#endif
