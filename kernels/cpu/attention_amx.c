@@ -1,0 +1,16 @@
+/* attention_amx.c - prompt attention on AMX tiles of bf16. */
+/* Each header is written in the words of the ones before it. */
+/* clang-format off */
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/simd_math.h"
+#include "kernels/cpu/units_bf16.h"
+#include "kernels/cpu/mm_amx.h"
+#include "kernels/cpu/pack_keys.h"
+#include "kernels/cpu/attention_template.h"
+/* clang-format on */
+
+const struct attention_kernels attention_amx = {
+    .name = "amx",
+    .item = attention_run_item,
+};

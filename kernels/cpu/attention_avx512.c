@@ -1,0 +1,16 @@
+/* attention_avx512.c - prompt attention with AVX-512. */
+/* Each header is written in the words of the ones before it. */
+/* clang-format off */
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/simd_math.h"
+#include "kernels/cpu/units_f32.h"
+#include "kernels/cpu/mm_vector.h"
+#include "kernels/cpu/pack_keys.h"
+#include "kernels/cpu/attention_template.h"
+/* clang-format on */
+
+const struct attention_kernels attention_avx512 = {
+    .name = "avx512",
+    .item = attention_run_item,
+};

@@ -1,0 +1,161 @@
+/* backend.c - the CPU device: its memory, its threads, and the table of its operations. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/gemm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { CPU_MAX_THREADS = 1024 };
+
+static status cpu_open(struct device **out, const struct device_config *config)
+{
+    const struct cpu_isa *isa;
+    status st;
+
+    if (config->index != 0) {
+        return status_fail(STATUS_INVALID, "cpu: there is one host, not index %d", config->index);
+    }
+    if (config->threads < 1 || config->threads > CPU_MAX_THREADS) {
+        return status_fail(STATUS_INVALID, "cpu: %d threads, of 1 to %d", config->threads,
+                           CPU_MAX_THREADS);
+    }
+    st = cpu_isa_choose(&isa, config->max_isa);
+    if (st) {
+        return st;
+    }
+    struct cpu_device *cpu = calloc(1, sizeof(*cpu));
+    if (!cpu) {
+        return status_fail(STATUS_EXHAUSTED, "cpu: no memory for the device");
+    }
+    cpu->base.backend = &backend_cpu;
+    cpu->base.dtype = config->dtype;
+    cpu->threads = config->threads;
+    cpu->isa = isa;
+    st = gemms_create(&cpu->gemms);
+    if (st) {
+        free(cpu);
+        return st;
+    }
+    snprintf(cpu->base.description, sizeof(cpu->base.description), "cpu %s, %d thread%s", isa->name,
+             cpu->threads, cpu->threads == 1 ? "" : "s");
+    *out = &cpu->base;
+    return STATUS_OK;
+}
+
+static void cpu_close(struct device *dev)
+{
+    gemms_destroy(cpu_device(dev)->gemms);
+    free(cpu_device(dev)->workspace);
+    free(cpu_device(dev));
+}
+
+status cpu_workspace(struct device *dev, void **out, size_t bytes)
+{
+    struct cpu_device *cpu = cpu_device(dev);
+
+    if (bytes > cpu->workspace_bytes) {
+        /* a quarter more: lengths that creep up do not allocate each time */
+        size_t grown = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+
+        free(cpu->workspace);
+        cpu->workspace_bytes = 0;
+        cpu->workspace = aligned_alloc(64, grown);
+        if (!cpu->workspace) {
+            return status_fail(STATUS_EXHAUSTED, "cpu: no memory for a workspace of %zu bytes",
+                               grown);
+        }
+        cpu->workspace_bytes = grown;
+    }
+    *out = cpu->workspace;
+    return STATUS_OK;
+}
+
+/*
+ * A mapping of its own for every buffer: untouched pages cost nothing, and freeing gives them
+ * back.  Its size is kept in front of it, in a cache line, so that the rest stays aligned.
+ */
+enum { ALLOC_HEADER = 64, HUGE_BYTES = 16 << 20 };
+
+static status cpu_alloc(struct device *dev, void **out, size_t bytes, const char *what)
+{
+    (void)dev;
+    if (bytes > SIZE_MAX - ALLOC_HEADER) {
+        return status_fail(STATUS_EXHAUSTED, "cpu: no memory for %s (%zu bytes)", what, bytes);
+    }
+    size_t total = bytes + ALLOC_HEADER;
+    char *memory = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED) {
+        return status_fail(STATUS_EXHAUSTED, "cpu: no memory for %s (%zu bytes): %s", what, bytes,
+                           strerror(errno));
+    }
+    if (total >= HUGE_BYTES) {
+        madvise(memory, total, MADV_HUGEPAGE); /* only advice: fewer TLB misses in long reads */
+    }
+    memcpy(memory, &total, sizeof(total));
+    *out = memory + ALLOC_HEADER;
+    return STATUS_OK;
+}
+
+static void cpu_free(struct device *dev, void *memory)
+{
+    char *start = (char *)memory - ALLOC_HEADER;
+    size_t total;
+
+    (void)dev;
+    memcpy(&total, start, sizeof(total));
+    munmap(start, total);
+}
+
+static status cpu_copy(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    (void)dev;
+    if (bytes > 0) {
+        memcpy(to, from, bytes);
+    }
+    return STATUS_OK;
+}
+
+static status cpu_sync(struct device *dev)
+{
+    (void)dev;
+    return STATUS_OK;
+}
+
+const struct backend backend_cpu = {
+    .name = "cpu",
+    .on_host = true,
+    .open = cpu_open,
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .sync = cpu_sync,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .linear = cpu_linear,
+    .linear_rows = cpu_linear_rows,
+    .rope = cpu_rope,
+    .attention = cpu_attention,
+    .window_scores = cpu_window_scores,
+    .column_sums = cpu_column_sums,
+    .dot_scores = cpu_dot_scores,
+    .group_reduce = cpu_group_reduce,
+    .pool = cpu_pool,
+    .top_k = cpu_top_k,
+    .key_counts = cpu_key_counts,
+    .gather_rows = cpu_gather_rows,
+    .add = cpu_add,
+    .silu_mul = cpu_silu_mul,
+    .kv_gather = cpu_kv_gather,
+    .kv_append = cpu_kv_append,
+    .decode_attention = cpu_decode_attention,
+    .kv_move = cpu_kv_move,
+    .kv_read = cpu_kv_read,
+    .decode_mass = cpu_decode_mass,
+    .draw = cpu_draw,
+    .logit_histogram = cpu_logit_histogram,
+};

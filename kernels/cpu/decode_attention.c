@@ -1,0 +1,194 @@
+/* decode_attention.c - one query row a sequence over the pages of its cache: splits of every
+ * (sequence, cache head) over the threads, then their sums in order. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/decode.h"
+
+#include <math.h>
+#include <omp.h>
+
+struct splits {
+    const struct decode_attention *args;
+    enum dtype dtype;
+    int group, heads, items; /* heads: of the cache, of all sequences */
+    size_t stride;
+    size_t part_size;    /* floats of one item: peak and sum (group), values (group, stride) */
+    size_t scratch_size; /* floats of one thread */
+    int32_t *start;      /* (heads + 1) first item of a cache head */
+    float *q;            /* (heads, group, stride) */
+    float *parts;        /* (items, part_size) */
+    float *scratch;      /* (threads, scratch_size) */
+};
+
+static size_t whole_lines(size_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
+
+static int split_count(const struct decode_attention *args, int head)
+{
+    int n = args->length[head] - args->first[head];
+
+    return (n + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS;
+}
+
+static status splits_open(struct splits *s, struct device *dev, const struct decode_attention *args,
+                          int threads)
+{
+    int group = args->q_heads / args->cache_heads;
+    int heads = args->rows * args->cache_heads;
+    size_t items = 0, lines = (size_t)group;
+    void *memory;
+
+    for (int i = 0; i < heads; i++) {
+        items += (size_t)split_count(args, i);
+    }
+    *s = (struct splits){
+        .args = args,
+        .dtype = dev->dtype,
+        .group = group,
+        .heads = heads,
+        .items = (int)items,
+        .stride = whole_lines((size_t)args->head_dim),
+    };
+    s->part_size = whole_lines(2 * lines) + lines * s->stride;
+    s->scratch_size = lines * (DECODE_TILE_ROWS + DECODE_MAX_LANES) + DECODE_MAX_LANES * s->stride;
+    size_t q_size = (size_t)heads * lines * s->stride;
+    size_t start_size = whole_lines((size_t)heads + 1);
+    size_t total = start_size + q_size + items * s->part_size + (size_t)threads * s->scratch_size;
+    status st = cpu_workspace(dev, &memory, total * sizeof(float));
+    if (st) {
+        return st;
+    }
+    s->start = memory;
+    s->q = (float *)memory + start_size;
+    s->parts = s->q + q_size;
+    s->scratch = s->parts + items * s->part_size;
+    s->start[0] = 0;
+    for (int i = 0; i < heads; i++) {
+        s->start[i + 1] = s->start[i] + split_count(args, i);
+    }
+    return STATUS_OK;
+}
+
+/* Query heads of cache head i, widened; zeros past head_dim. */
+static void load_queries(const struct splits *s, int i)
+{
+    const struct decode_attention *args = s->args;
+    size_t d = (size_t)args->head_dim, group = (size_t)s->group;
+    float *to = s->q + (size_t)i * group * s->stride;
+
+    for (size_t h = 0; h < group; h++) {
+        for (size_t c = 0; c < s->stride; c++) {
+            to[h * s->stride + c] =
+                c < d ? act_load(s->dtype, args->q, ((size_t)i * group + h) * d + c) : 0.0f;
+        }
+    }
+}
+
+/* The cache head that item `item` belongs to. */
+static int head_of(const struct splits *s, int item)
+{
+    int lo = 0, hi = s->heads - 1;
+
+    while (lo < hi) {
+        int mid = lo + (hi - lo + 1) / 2;
+
+        if (s->start[mid] <= item) {
+            lo = mid;
+        } else {
+            hi = mid - 1;
+        }
+    }
+    return lo;
+}
+
+static void run_item(const struct splits *s, const struct decode_kernels *kernels, int item,
+                     int thread)
+{
+    const struct decode_attention *args = s->args;
+    int head = head_of(s, item), end = args->length[head];
+    int begin = args->first[head] + (item - s->start[head]) * DECODE_SPLIT_ROWS;
+    float *part = s->parts + (size_t)item * s->part_size;
+    float *scratch = s->scratch + (size_t)thread * s->scratch_size;
+    size_t group = (size_t)s->group;
+    struct decode_split split = {
+        .pool = args->pool,
+        .pages = args->pages[head],
+        .dtype = s->dtype,
+        .begin = begin,
+        .end = end - begin < DECODE_SPLIT_ROWS ? end : begin + DECODE_SPLIT_ROWS,
+        .group = s->group,
+        .stride = s->stride,
+        .q = s->q + (size_t)head * group * s->stride,
+        .peak = part,
+        .sum = part + s->group,
+        .values = part + whole_lines(2 * group),
+        .weights = scratch,
+        .rows = scratch + group * (DECODE_TILE_ROWS + DECODE_MAX_LANES),
+    };
+
+    kernels->split(&split);
+}
+
+/* The splits of query head h of cache head i, in ascending order, become a row of out. */
+static void combine(const struct splits *s, int i, int h)
+{
+    const struct decode_attention *args = s->args;
+    size_t at = ((size_t)i * (size_t)s->group + (size_t)h) * (size_t)args->head_dim;
+    size_t values = whole_lines(2 * (size_t)s->group) + (size_t)h * s->stride;
+    const float *first = s->parts + (size_t)s->start[i] * s->part_size;
+    int n = s->start[i + 1] - s->start[i];
+    float out[OP_MAX_HEAD_DIM] = {0};
+    float peak = first[h], sum = 0.0f;
+
+    for (int j = 1; j < n; j++) {
+        float here = first[(size_t)j * s->part_size + (size_t)h];
+        peak = here > peak ? here : peak;
+    }
+    for (int j = 0; j < n; j++) {
+        const float *part = first + (size_t)j * s->part_size;
+        float scale = exp2f(part[h] - peak);
+
+        sum += scale * part[s->group + h];
+        for (int c = 0; c < args->head_dim; c++) {
+            out[c] += scale * part[values + (size_t)c];
+        }
+    }
+    for (int c = 0; c < args->head_dim; c++) {
+        act_store(s->dtype, args->out, at + (size_t)c, out[c] / sum);
+    }
+}
+
+status cpu_decode_attention(struct device *dev, const struct decode_attention *args)
+{
+    const struct decode_kernels *kernels = cpu_device(dev)->isa->decode;
+    size_t rows = 0;
+    struct splits s;
+
+    for (int i = 0; i < args->rows * args->cache_heads; i++) {
+        rows += (size_t)(args->length[i] - args->first[i]);
+    }
+    /* some 10 microseconds of work pay for waking a thread */
+    int threads = cpu_threads(dev, rows, 256);
+    status st = splits_open(&s, dev, args, threads);
+    if (st) {
+        return st;
+    }
+    for (int i = 0; i < s.heads; i++) {
+        load_queries(&s, i);
+    }
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < s.items; i++) {
+            run_item(&s, kernels, i, omp_get_thread_num());
+        }
+#pragma omp for schedule(static)
+        for (int i = 0; i < s.heads; i++) {
+            for (int h = 0; h < s.group; h++) {
+                combine(&s, i, h);
+            }
+        }
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,171 @@
+/* window_scores.c - how much the last rows of a prompt look at each earlier key: the two passes
+ * of window.h over all KV heads and blocks of keys. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/window.h"
+
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+
+/* Everything both passes share; sizes in floats. */
+struct passes {
+    const struct window_scores *args;
+    enum dtype dtype;
+    const struct window_kernels *kernels;
+    int rows, blocks, threads;
+    size_t q_size, scratch_size;
+    float *q;       /* (kv_heads, rows padded, head_dim) */
+    float *stats;   /* (blocks, kv_heads, 2, rows): peaks, sums */
+    float *whole;   /* (kv_heads, 2, rows): of all keys */
+    int32_t *from;  /* (window) */
+    float *scratch; /* (threads) */
+};
+
+static size_t whole_lines(size_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
+
+static struct window_scratch scratch_of(const struct passes *p, int thread)
+{
+    float *k = p->scratch + (size_t)thread * p->scratch_size;
+    float *s = k + ATTENTION_TILE_KEYS * (size_t)p->args->head_dim;
+
+    return (struct window_scratch){
+        .k = k, .s = s, .lanes = s + (size_t)ATTENTION_BLOCK_ROWS * ATTENTION_TILE_KEYS};
+}
+
+static status passes_open(struct passes *p, struct device *dev, const struct window_scores *args)
+{
+    size_t rows = (size_t)(args->q_heads / args->kv_heads) * (size_t)args->window;
+    size_t kv_heads = (size_t)args->kv_heads, d = (size_t)args->head_dim;
+    size_t blocks = ((size_t)args->n_keys + WINDOW_BLOCK_KEYS - 1) / WINDOW_BLOCK_KEYS;
+    size_t items = blocks * kv_heads;
+    void *memory;
+
+    *p = (struct passes){
+        .args = args,
+        .dtype = dev->dtype,
+        .kernels = cpu_device(dev)->isa->window,
+        .rows = (int)rows,
+        .blocks = (int)blocks,
+        .threads = cpu_threads(dev, items, 1),
+        .q_size = whole_lines((rows + ATTENTION_BLOCK_ROWS) * d),
+        .scratch_size = whole_lines(ATTENTION_TILE_KEYS * (d + ATTENTION_BLOCK_ROWS) +
+                                    rows * ATTENTION_MAX_LANES),
+    };
+    size_t stats = whole_lines(items * 2 * rows), whole = whole_lines(kv_heads * 2 * rows);
+    size_t from = whole_lines((size_t)args->window);
+    size_t total =
+        kv_heads * p->q_size + stats + whole + from + (size_t)p->threads * p->scratch_size;
+    status st = cpu_workspace(dev, &memory, total * sizeof(float));
+
+    if (st) {
+        return st;
+    }
+    p->q = memory;
+    p->stats = p->q + kv_heads * p->q_size;
+    p->whole = p->stats + stats;
+    p->from = (int32_t *)(p->whole + whole);
+    p->scratch = p->whole + whole + from;
+    memset(p->q, 0, kv_heads * p->q_size * sizeof(float));
+    for (int t = 0; t < args->window; t++) {
+        p->from[t] = attention_first_key(args->positions, args->n_keys - args->window + t,
+                                         args->sliding_window);
+    }
+    return STATUS_OK;
+}
+
+static struct window_block block_of(const struct passes *p, int kv_head, int block, float *stats)
+{
+    int begin = block * WINDOW_BLOCK_KEYS, n = p->args->n_keys;
+
+    return (struct window_block){
+        .args = p->args,
+        .dtype = p->dtype,
+        .kv_head = kv_head,
+        .begin = begin,
+        .end = n - begin < WINDOW_BLOCK_KEYS ? n : begin + WINDOW_BLOCK_KEYS,
+        .rows = p->rows,
+        .q = p->q + (size_t)kv_head * p->q_size,
+        .from = p->from,
+        .peak = stats,
+        .sum = stats + p->rows,
+    };
+}
+
+static float *stats_of(const struct passes *p, int kv_head, int block)
+{
+    size_t item = (size_t)block * (size_t)p->args->kv_heads + (size_t)kv_head;
+
+    return p->stats + item * 2 * (size_t)p->rows;
+}
+
+/* Peak and 1 / sum of every row, over the blocks in ascending order. */
+static void combine(const struct passes *p, int kv_head)
+{
+    /* rounded as the weights of both passes were */
+    float to_log2 = (float)(1.4426950408889634 / sqrt(p->args->head_dim));
+    float *whole = p->whole + (size_t)kv_head * 2 * (size_t)p->rows;
+
+    for (int f = 0; f < p->rows; f++) {
+        float peak = -FLT_MAX;
+        double sum = 0.0;
+
+        for (int b = 0; b < p->blocks; b++) {
+            float here = stats_of(p, kv_head, b)[f];
+            peak = here > peak ? here : peak;
+        }
+        for (int b = 0; b < p->blocks; b++) {
+            const float *stats = stats_of(p, kv_head, b);
+
+            float here = stats[f] * to_log2, most = peak * to_log2;
+
+            sum += (double)stats[p->rows + f] * exp2((double)here - (double)most);
+        }
+        whole[f] = peak;
+        whole[p->rows + f] = (float)(1.0 / sum);
+    }
+}
+
+status cpu_window_scores(struct device *dev, const struct window_scores *args)
+{
+    struct passes p;
+    status st = passes_open(&p, dev, args);
+
+    if (st) {
+        return st;
+    }
+    const int items = p.blocks * args->kv_heads;
+
+    for (int h = 0; h < args->kv_heads; h++) {
+        struct window_block block = block_of(&p, h, 0, p.whole);
+
+        p.kernels->load_rows(&block, p.q + (size_t)h * p.q_size);
+    }
+#pragma omp parallel num_threads(p.threads)
+    {
+        struct window_scratch scratch = scratch_of(&p, omp_get_thread_num());
+
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < items; i++) {
+            int h = i % args->kv_heads, b = i / args->kv_heads;
+            struct window_block block = block_of(&p, h, b, stats_of(&p, h, b));
+
+            p.kernels->sums(&block, &scratch);
+        }
+#pragma omp for schedule(static)
+        for (int h = 0; h < args->kv_heads; h++) {
+            combine(&p, h);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < items; i++) {
+            int h = i % args->kv_heads, b = i / args->kv_heads;
+            float *whole = p.whole + (size_t)h * 2 * (size_t)p.rows;
+            struct window_block block = block_of(&p, h, b, whole);
+
+            p.kernels->scores(&block, &scratch);
+        }
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,46 @@
+/*
+ * device.h - the memory and the stream every operation runs on: one GPU, or the host.
+ *
+ * A device computes in one dtype, chosen when it is opened: activations ("act" in op.h) have
+ * that type; the residual stream, scores and logits are float32 everywhere.
+ */
+#ifndef KERNELS_DEVICE_H
+#define KERNELS_DEVICE_H
+
+#include "common/model_config.h"
+#include "common/status.h"
+
+#include <stdint.h>
+
+struct device;
+
+struct device_config {
+    enum dtype dtype; /* of activations, weights and KV rows */
+    int index;        /* of the GPU; 0 for the host */
+    int threads;      /* host threads of the CPU backend; >= 1 */
+
+    /* The best instruction set the CPU backend may use: "generic", "avx2", "avx512",
+     * "avx512_bf16", "amx"; NULL: what the machine has.  Tests lower it to run every variant. */
+    const char *max_isa;
+};
+
+/* `backend`: "cpu" or "cuda". */
+status device_open(struct device **out, const char *backend, const struct device_config *config);
+void device_close(struct device *dev); /* NULL is fine */
+enum dtype device_dtype(const struct device *dev);
+/* Device pointers are the host's: what lies in host memory need not be uploaded. */
+bool device_on_host(const struct device *dev);
+
+/* "cpu avx512_bf16, 2 threads": what was chosen at run time, for the log and GetStatus. */
+const char *device_description(const struct device *dev);
+
+/* Zeroed pages on demand: memory that is never touched costs nothing on the host.
+ * Aligned to 64 bytes.  `what` names the buffer in the error. */
+status device_alloc(struct device *dev, void **out, size_t bytes, const char *what);
+void device_free(struct device *dev, void *memory); /* NULL is fine */
+
+status device_upload(struct device *dev, void *to, const void *from, size_t bytes);
+status device_download(struct device *dev, void *to, const void *from, size_t bytes); /* waits */
+status device_sync(struct device *dev);
+
+#endif

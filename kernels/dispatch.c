@@ -1,0 +1,278 @@
+/* dispatch.c - find a backend by name; check arguments once, then forward. */
+#include "kernels/backend.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const struct backend *const backends[] = {
+    &backend_cpu,
+    &backend_cuda,
+};
+
+status device_open(struct device **out, const char *backend, const struct device_config *config)
+{
+    if (config->dtype != DTYPE_F32 && config->dtype != DTYPE_BF16) {
+        return status_fail(STATUS_UNIMPLEMENTED, "device: computes in float32 or bfloat16 only");
+    }
+    for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
+        if (strcmp(backends[i]->name, backend) == 0) {
+            return backends[i]->open(out, config);
+        }
+    }
+    return status_fail(STATUS_NOT_FOUND, "device: no backend '%s'", backend);
+}
+
+void device_close(struct device *dev)
+{
+    if (dev) {
+        dev->backend->close(dev);
+    }
+}
+
+enum dtype device_dtype(const struct device *dev)
+{
+    return dev->dtype;
+}
+
+bool device_on_host(const struct device *dev)
+{
+    return dev->backend->on_host;
+}
+
+const char *device_description(const struct device *dev)
+{
+    return dev->description;
+}
+
+status device_alloc(struct device *dev, void **out, size_t bytes, const char *what)
+{
+    assert(out && what);
+    return dev->backend->alloc(dev, out, bytes, what);
+}
+
+void device_free(struct device *dev, void *memory)
+{
+    if (memory) {
+        dev->backend->free(dev, memory);
+    }
+}
+
+status device_upload(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    return dev->backend->upload(dev, to, from, bytes);
+}
+
+status device_download(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    return dev->backend->download(dev, to, from, bytes);
+}
+
+status device_sync(struct device *dev)
+{
+    return dev->backend->sync(dev);
+}
+
+static int matrix_valid(const struct matrix *m)
+{
+    return m->data && m->rows > 0 && m->cols > 0 && m->stride >= (size_t)m->cols;
+}
+
+static int head_dim_valid(int head_dim)
+{
+    return head_dim > 0 && head_dim <= OP_MAX_HEAD_DIM && head_dim % 8 == 0;
+}
+
+static int groups_valid(int q_heads, int kv_heads)
+{
+    return kv_heads > 0 && q_heads > 0 && q_heads % kv_heads == 0;
+}
+
+status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
+                const struct matrix *table, int first_id)
+{
+    assert(n >= 0 && first_id >= 0 && matrix_valid(table));
+    return dev->backend->embed(dev, out, ids, n, table, first_id);
+}
+
+status op_rmsnorm(struct device *dev, void *out, const float *x, const float *weight, int rows,
+                  int cols, float eps)
+{
+    assert(rows >= 0 && cols > 0);
+    return dev->backend->rmsnorm(dev, out, x, weight, rows, cols, eps);
+}
+
+status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                 const struct matrix *w, int rows)
+{
+    assert(rows >= 0 && matrix_valid(w));
+    assert(out_dtype == DTYPE_F32 || out_dtype == dev->dtype);
+    return dev->backend->linear(dev, out, out_dtype, x, w, rows);
+}
+
+status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                      const struct matrix *w, int rows)
+{
+    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(w));
+    assert(out_dtype == DTYPE_F32 || out_dtype == dev->dtype);
+    return dev->backend->linear_rows(dev, out, out_dtype, x, w, rows);
+}
+
+status op_rope(struct device *dev, const struct rope *args)
+{
+    assert(args->rows >= 0 && args->heads > 0 && head_dim_valid(args->head_dim));
+    assert(!args->positions || args->inv_freq);
+    assert(args->out != args->x || (args->head_stride == (size_t)args->head_dim &&
+                                    args->row_stride == args->head_stride * (size_t)args->heads));
+    return dev->backend->rope(dev, args);
+}
+
+status op_attention(struct device *dev, const struct attention *args)
+{
+    assert(args->rows >= 0 && args->n_keys > 0 && head_dim_valid(args->head_dim));
+    assert(groups_valid(args->q_heads, args->kv_heads));
+    assert(args->q_index || (args->first_row >= 0 && args->rows <= args->n_keys - args->first_row));
+    assert(args->kv_stride >= (size_t)args->n_keys * (size_t)args->head_dim || args->kv_heads == 1);
+    assert(args->sliding_window >= 0 && (args->sliding_window == 0 || args->positions));
+    return dev->backend->attention(dev, args);
+}
+
+status op_window_scores(struct device *dev, const struct window_scores *args)
+{
+    assert(args->window > 0 && args->n_keys >= args->window && head_dim_valid(args->head_dim));
+    assert(groups_valid(args->q_heads, args->kv_heads));
+    assert(args->kv_stride >= (size_t)args->n_keys * (size_t)args->head_dim || args->kv_heads == 1);
+    assert(args->sliding_window >= 0 && (args->sliding_window == 0 || args->positions));
+    return dev->backend->window_scores(dev, args);
+}
+
+status op_column_sums(struct device *dev, const struct column_sums *args)
+{
+    assert(args->rows >= 0 && args->first_row >= 0 && head_dim_valid(args->head_dim));
+    assert(args->rows <= args->n_keys - args->first_row && args->stride >= (size_t)args->n_keys);
+    assert(groups_valid(args->q_heads, args->kv_heads));
+    assert(args->kv_stride >= (size_t)args->n_keys * (size_t)args->head_dim || args->kv_heads == 1);
+    assert(args->sliding_window >= 0 && (args->sliding_window == 0 || args->positions));
+    assert(args->fresh >= 0 && args->open_rows >= 0 && args->n_local >= 0);
+    return dev->backend->column_sums(dev, args);
+}
+
+status op_dot_scores(struct device *dev, const struct dot_scores *args)
+{
+    assert(args->n_keys >= 0 && head_dim_valid(args->head_dim));
+    assert(groups_valid(args->q_heads, args->kv_heads));
+    assert(args->kv_stride >= (size_t)args->n_keys * (size_t)args->head_dim || args->kv_heads == 1);
+    return dev->backend->dot_scores(dev, args);
+}
+
+status op_group_reduce(struct device *dev, float *out, const float *in, int groups, int group,
+                       int n, enum group_reduce how)
+{
+    assert(groups > 0 && group > 0 && n >= 0);
+    assert(how == GROUP_SUM || how == GROUP_MEAN || how == GROUP_MAX);
+    return dev->backend->group_reduce(dev, out, in, groups, group, n, how);
+}
+
+status op_pool(struct device *dev, float *out, const float *in, int rows, int n, int kernel,
+               enum pooling how)
+{
+    assert(rows >= 0 && n >= 0 && out != in);
+    assert(kernel > 0 && kernel <= OP_MAX_POOL_KERNEL && kernel % 2 == 1);
+    assert(how == POOLING_MAX || how == POOLING_AVG);
+    return dev->backend->pool(dev, out, in, rows, n, kernel, how);
+}
+
+status op_top_k(struct device *dev, int32_t *index, const float *score, int n, int k)
+{
+    assert(k >= 0 && k <= n);
+    return dev->backend->top_k(dev, index, score, n, k);
+}
+
+status op_key_counts(struct device *dev, const struct key_counts *args)
+{
+    assert(args->rows >= 0 && args->n >= 0);
+    assert(args->shift == 24 || args->shift == 16 || args->shift == 8 || args->shift == 0);
+    return dev->backend->key_counts(dev, args);
+}
+
+status op_gather_rows(struct device *dev, void *out, const void *in, const int32_t *index, int n,
+                      size_t row_bytes)
+{
+    assert(n >= 0 && row_bytes > 0 && out != in);
+    return dev->backend->gather_rows(dev, out, in, index, n, row_bytes);
+}
+
+status op_add(struct device *dev, float *x, const float *y, size_t n)
+{
+    return dev->backend->add(dev, x, y, n);
+}
+
+status op_silu_mul(struct device *dev, void *out, const void *gate, const void *up, size_t n)
+{
+    return dev->backend->silu_mul(dev, out, gate, up, n);
+}
+
+static int pool_valid(const struct kv_pool *pool)
+{
+    return pool->k && pool->v && pool->page_rows > 0 && head_dim_valid(pool->head_dim);
+}
+
+status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                    const void *k, const void *v, const int32_t *index, int n)
+{
+    assert(n >= 0 && pool_valid(pool));
+    return dev->backend->kv_gather(dev, pool, pages, k, v, index, n);
+}
+
+status op_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
+                    const int32_t *slot, int heads)
+{
+    assert(heads >= 0 && pool_valid(pool));
+    return dev->backend->kv_append(dev, pool, k, v, slot, heads);
+}
+
+status op_decode_attention(struct device *dev, const struct decode_attention *args)
+{
+    assert(args->rows > 0 && args->rows <= OP_MAX_DECODE_ROWS && pool_valid(args->pool));
+    assert(args->head_dim == args->pool->head_dim);
+    assert(groups_valid(args->q_heads, args->cache_heads));
+    return dev->backend->decode_attention(dev, args);
+}
+
+status op_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
+                  const int32_t *from, int n)
+{
+    assert(n >= 0 && pool_valid(pool));
+    return dev->backend->kv_move(dev, pool, to, from, n);
+}
+
+status op_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
+                  void *v, int n)
+{
+    assert(n >= 0 && pool_valid(pool));
+    return dev->backend->kv_read(dev, pool, pages, k, v, n);
+}
+
+status op_decode_mass(struct device *dev, float *out, size_t stride,
+                      const struct decode_attention *args, enum group_reduce how)
+{
+    assert(args->rows == 1 && pool_valid(args->pool));
+    assert(args->head_dim == args->pool->head_dim);
+    assert(groups_valid(args->q_heads, args->cache_heads));
+    assert(how == GROUP_SUM || how == GROUP_MEAN || how == GROUP_MAX);
+    return dev->backend->decode_mass(dev, out, stride, args, how);
+}
+
+status op_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
+               int first_id, const struct draw *draws)
+{
+    assert(rows >= 0 && n >= 0 && first_id >= 0);
+    return dev->backend->draw(dev, out, logits, rows, n, first_id, draws);
+}
+
+status op_logit_histogram(struct device *dev, const struct logit_histogram *args)
+{
+    assert(args->rows >= 0 && args->n >= 0);
+    assert(args->shift == 24 || args->shift == 16 || args->shift == 8 || args->shift == 0);
+    assert(args->shift == 24 || args->prefix);
+    return dev->backend->logit_histogram(dev, args);
+}

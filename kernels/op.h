@@ -1,0 +1,288 @@
+/*
+ * op.h - the mathematics.  Row-major device pointers; shapes are in each comment.
+ *
+ * "act" is the device's dtype (float32 or bfloat16); everything else is float32 or int32.
+ * Operations enqueue on the device's stream and return; only device_sync() and
+ * device_download() wait.  Arguments are asserted once, in dispatch.c.
+ *
+ * A row's result never depends on how many other rows are in the call for op_linear_rows()
+ * and the decode operations: each keeps one fixed order of summation (docs/decisions.md).
+ */
+#ifndef KERNELS_OP_H
+#define KERNELS_OP_H
+
+#include "common/method.h"
+#include "kernels/device.h"
+
+enum {
+    OP_MAX_DECODE_ROWS = 64, /* op_linear_rows, op_decode_attention */
+    OP_MAX_HEAD_DIM = 256,
+    OP_MAX_POOL_KERNEL = 63,
+    OP_KEY_BINS = 256, /* op_key_counts */
+};
+
+/* A weight [rows, cols], act; row r starts at data + r * stride.  A slice of a mapped file. */
+struct matrix {
+    const void *data;
+    int rows;
+    int cols;
+    size_t stride; /* elements */
+};
+
+/* out[r] = table[ids[r] - first_id], or zeros for an id of another rank's rows.
+ * out (n, table->cols) float32; ids (n). */
+status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
+                const struct matrix *table, int first_id);
+
+/* out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  out (rows, cols) act; x (rows, cols)
+ * float32; weight (cols) float32. */
+status op_rmsnorm(struct device *dev, void *out, const float *x, const float *weight, int rows,
+                  int cols, float eps);
+
+/* out = x w^T for a chunk of one prompt: the library's GEMM, any number of rows.
+ * out (rows, w->rows) act or float32 as `out_dtype` says; x (rows, w->cols) act. */
+status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                 const struct matrix *w, int rows);
+
+/* The same for 1 to OP_MAX_DECODE_ROWS rows of different sequences, in one fixed order along
+ * w->cols: bit-identical for a row whatever the number of rows. */
+status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                      const struct matrix *w, int rows);
+
+/* Rotates x (rows, heads, head_dim) act by positions (rows) and inv_freq (head_dim / 2), pairs
+ * (i, i + head_dim / 2), the angle formed in float32; positions NULL only copies.  Row r, head h
+ * goes to out + r * row_stride + h * head_stride (elements).  In place when out == x. */
+struct rope {
+    void *out;
+    const void *x;
+    const int32_t *positions;
+    const float *inv_freq;
+    size_t row_stride, head_stride;
+    int rows, heads, head_dim;
+};
+status op_rope(struct device *dev, const struct rope *args);
+
+/*
+ * Causal attention of prompt rows, blocked with an online softmax: no tokens-by-tokens matrix.
+ * Query row r is row i = q_index ? q_index[r] : first_row + r of the sequence; it sees keys
+ * 0..i, and with a sliding window W only those with positions[i] - positions[j] < W.
+ * Query head h reads KV head h / (q_heads / kv_heads).  Scale 1 / sqrt(head_dim).
+ */
+struct attention {
+    void *out;                /* (rows, q_heads, head_dim) act */
+    const void *q;            /* (rows, q_heads, head_dim) act, rotated */
+    const void *k, *v;        /* (kv_heads, >= n_keys, head_dim) act, heads kv_stride apart */
+    size_t kv_stride;         /* elements */
+    const int32_t *q_index;   /* (rows) ascending, or NULL */
+    const int32_t *positions; /* (n_keys) ascending original positions */
+    float *lse;               /* (q_heads, rows) log of the sum of exponentials, or NULL */
+    int first_row;
+    int rows, n_keys; /* keys at and past n_keys are not there yet */
+    int q_heads, kv_heads, head_dim;
+    int sliding_window; /* 0: none */
+};
+status op_attention(struct device *dev, const struct attention *args);
+
+/* out[h][j] = sum over the last `window` rows of the softmax probability that row gives key j,
+ * times the row's weight, j < n_keys - window (algorithms: "window score").  The softmax runs
+ * over all visible keys.
+ * out (q_heads, n_keys - window) float32; q (window, q_heads, head_dim) act, rotated. */
+struct window_scores {
+    float *out;
+    const void *q;
+    const void *k;
+    size_t kv_stride;
+    const int32_t *positions; /* (n_keys) */
+    const float *weights;     /* (window), or NULL: 1 each */
+    int window, n_keys;
+    int q_heads, kv_heads, head_dim;
+    int sliding_window;
+};
+status op_window_scores(struct device *dev, const struct window_scores *args);
+
+/*
+ * Column sums of the softmax: how much attention each key gets from query rows first_row ..
+ * first_row + rows of a sequence, for each query head; the matrix itself never exists.  Rows see
+ * keys as in op_attention(), except that a row i < open_rows sees all n_keys (the published,
+ * not causal, H2O scores).  Sums of keys j < fresh are added to, the others set.
+ */
+struct column_sums {
+    float *out;   /* (q_heads, stride) */
+    float *local; /* likewise, of the pairs with i - j < n_local alone; NULL: not wanted */
+    size_t stride;
+    const void *q;            /* (rows, q_heads, head_dim) act, rotated */
+    const void *k;            /* (kv_heads, >= n_keys, head_dim) act, heads kv_stride apart */
+    size_t kv_stride;         /* elements */
+    const int32_t *positions; /* (n_keys) ascending original positions */
+    const float *lse;         /* (q_heads, rows) of op_attention(); NULL: found first */
+    int first_row, rows, n_keys;
+    int open_rows, fresh, n_local;
+    int q_heads, kv_heads, head_dim;
+    int sliding_window; /* 0: none */
+};
+status op_column_sums(struct device *dev, const struct column_sums *args);
+
+/* out[j] = sum over the query heads of q . k_j: no scale and no softmax.  out (n_keys) float32;
+ * q (q_heads, head_dim) act, one row, rotated. */
+struct dot_scores {
+    float *out;
+    const void *q;
+    const void *k; /* (kv_heads, >= n_keys, head_dim) act, heads kv_stride apart */
+    size_t kv_stride;
+    int n_keys;
+    int q_heads, kv_heads, head_dim;
+};
+status op_dot_scores(struct device *dev, const struct dot_scores *args);
+
+/* out[i][j] = reduce over h < group of in[i * group + h][j].  in (groups * group, n);
+ * out (groups, n); out may alias in.  Summed in ascending h. */
+status op_group_reduce(struct device *dev, float *out, const float *in, int groups, int group,
+                       int n, enum group_reduce how);
+
+/* Stride 1, padding kernel / 2 along n.  MAX ignores what is outside; AVG counts it as 0 and
+ * divides by kernel.  out, in (rows, n), not aliased; kernel odd. */
+status op_pool(struct device *dev, float *out, const float *in, int rows, int n, int kernel,
+               enum pooling how);
+
+/* index (k) ascending = the k largest of score (n); equal scores: the lower index first.
+ * 0 <= k <= n; NaN counts as the smallest. */
+status op_top_k(struct device *dev, int32_t *index, const float *score, int n, int k);
+
+/*
+ * Counts of scores by key, for the k-th largest over the rows of several ranks: a radix select
+ * from the top 8 bits down.  out[r][b] = how many scores of row r have `prefix` as the bits of
+ * their key above the 8 at `shift`, and b as those 8.  Scores rank as in op_top_k: a key is
+ * op_key() of the score, -0 taken as +0, so NaN comes last.
+ */
+struct key_counts {
+    int32_t *out;        /* (rows, OP_KEY_BINS) */
+    const float *scores; /* (rows, n) */
+    uint32_t prefix;     /* key >> (shift + 8); ignored when shift == 24 */
+    int rows, n;
+    int shift; /* 24, 16, 8 or 0 */
+};
+status op_key_counts(struct device *dev, const struct key_counts *args);
+
+/* out[i] = in[index[i]] for rows of row_bytes bytes; out (n), not aliased. */
+status op_gather_rows(struct device *dev, void *out, const void *in, const int32_t *index, int n,
+                      size_t row_bytes);
+
+/* x += y, float32. */
+status op_add(struct device *dev, float *x, const float *y, size_t n);
+
+/* out = silu(gate) * up.  All (n) act; out may alias gate. */
+status op_silu_mul(struct device *dev, void *out, const void *gate, const void *up, size_t n);
+
+/*
+ * The paged cache: page p of a pool holds page_rows rows of head_dim keys at
+ * k + p * page_rows * head_dim, and values likewise.  A page table lists the pages of one cache
+ * head in order; row i is at pages[i / page_rows], i % page_rows.
+ */
+struct kv_pool {
+    void *k, *v; /* act */
+    int page_rows;
+    int head_dim;
+};
+
+/* Rows index[0..n) (NULL: 0..n) of k and v (>= n, head_dim) become rows 0..n of the pages.
+ * `pages` and `index` are device pointers like the rest. */
+status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                    const void *k, const void *v, const int32_t *index, int n);
+
+/* Writes one row a (sequence, cache head): heads = rows * cache_heads in all; k, v
+ * (rows, cache_heads, head_dim) act; slot[i] = page * page_rows + row in the pool. */
+status op_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
+                    const int32_t *slot, int heads);
+
+/*
+ * One query row a sequence over its pages: cache head c of sequence s sees rows
+ * first[s * cache_heads + c] .. length[...) of its table (at least one).  Split by its own
+ * length only.  Query head h reads cache head h / (q_heads / cache_heads).
+ */
+struct decode_attention {
+    void *out;     /* (rows, q_heads, head_dim) act */
+    const void *q; /* (rows, q_heads, head_dim) act, rotated */
+    const struct kv_pool *pool;
+    const int32_t *const *pages; /* (rows * cache_heads) page tables */
+    const int32_t *first;        /* (rows * cache_heads) */
+    const int32_t *length;       /* (rows * cache_heads) */
+    int rows, q_heads, cache_heads, head_dim;
+};
+status op_decode_attention(struct device *dev, const struct decode_attention *args);
+
+/* Row to[i] of the pool becomes row from[i], i ascending: a row that was moved may move again. */
+status op_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
+                  const int32_t *from, int n);
+
+/* k and v (n, head_dim) = rows 0..n of the pages. */
+status op_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
+                  void *v, int n);
+
+/* How one query row spreads its attention over its caches: out[c][i] = reduce over the query heads
+ * of cache head c of the softmax probability that op_decode_attention() gives cache row i, and 0
+ * below first[c].  args->out is not used; args->rows == 1; out (cache_heads, stride). */
+status op_decode_mass(struct device *dev, float *out, size_t stride,
+                      const struct decode_attention *args, enum group_reduce how);
+
+/*
+ * Choosing tokens from one rank's vocabulary rows.  Perturbed value of token id for a row:
+ * z = logit when noise is off, else logit / temperature + G, where G is Gumbel noise that is a
+ * function of (seed, sample, step, id) alone; the largest z over all ranks is then an exact
+ * draw from the softmax, whatever the split.  G is made of Philox4x32-10 words as
+ * kernels/cpu/philox.h defines; the sum is formed in double and rounded once.  A NaN logit never
+ * takes part.  Only ids with key(logit) > floor_key, or equal to
+ * it and id <= tie_id, take part; key() maps floats to ascending uint32.
+ */
+struct draw {
+    float temperature; /* 0: no noise */
+    uint64_t seed;
+    uint32_t sample;
+    uint32_t step;
+    uint32_t floor_key;
+    int32_t tie_id;
+};
+struct drawn {
+    float value; /* the largest z; -inf if no id takes part */
+    int32_t id;  /* the lowest global id that has it; -1 if none */
+};
+/* out (rows); logits (rows, n) float32, ids first_id..first_id + n; draws (rows). */
+status op_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
+               int first_id, const struct draw *draws);
+
+/*
+ * Count and mass of logits by key, for an exact top-k, top-p or min-p threshold over vocabulary
+ * shards: a radix select.  Bin b of row r covers keys whose top bits, above `shift`, equal
+ * prefix[r], and whose next 8 bits are b.  mass = sum of exp((logit - peak[r]) / temperature[r])
+ * in double, ids ascending.  NaN is not counted.
+ */
+enum { OP_HISTOGRAM_BINS = 256 };
+struct logit_bin {
+    uint64_t count;
+    double mass;
+};
+struct logit_histogram {
+    struct logit_bin *out;    /* (rows, 256) */
+    const float *logits;      /* (rows, n) */
+    const uint32_t *prefix;   /* (rows): key >> (shift + 8); ignored when shift == 24 */
+    const float *peak;        /* (rows) */
+    const float *temperature; /* (rows) > 0 */
+    int rows, n;
+    int shift; /* 24, 16, 8 or 0 */
+};
+status op_logit_histogram(struct device *dev, const struct logit_histogram *args);
+
+/* The ascending map of floats (NaN lowest) used above. */
+static inline uint32_t op_key(float value)
+{
+    union {
+        float f;
+        uint32_t u;
+    } bits = {.f = value};
+
+    if (value != value) {
+        return 0;
+    }
+    return bits.u & 0x80000000u ? ~bits.u : bits.u | 0x80000000u;
+}
+
+#endif
