@@ -1,0 +1,65 @@
+/*
+ * comm.h - the collectives of one tensor-parallel group.
+ *
+ * Every element of a sum is formed once, in rank order, and then distributed: all ranks hold
+ * the same bits, so all ranks choose alike.  Groups of one rank return at once.  Calls are made
+ * by the engine thread alone, in the same order on every rank; comm_abort() may come from any
+ * thread and makes the call in progress, and all later ones, fail with STATUS_UNAVAILABLE.
+ *
+ * The ranks find each other through `store`, a small key-value space that the coordinator
+ * relays; the address that a rank publishes is `host`.
+ */
+#ifndef WORKER_COMM_H
+#define WORKER_COMM_H
+
+#include "common/status.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct comm;
+
+/* How ranks exchange addresses.  get() waits for the key up to timeout_ms, or for an abort. */
+struct comm_store {
+    void *context;
+    status (*set)(void *context, const char *key, const void *data, size_t bytes);
+    /* *out is malloc'd, the caller frees it. */
+    status (*get)(void *context, const char *key, int timeout_ms, void **out, size_t *out_bytes);
+};
+
+struct comm_config {
+    int rank, size;
+    uint64_t epoch;   /* keys carry it, so a late rank of an older epoch meets nobody */
+    const char *host; /* address or interface that this rank listens on and publishes */
+    int timeout_ms;   /* of one collective; a rank that stops is found by then */
+    struct comm_store store;
+};
+
+status comm_open(struct comm **out, const struct comm_config *config);
+void comm_close(struct comm *comm); /* NULL is fine */
+void comm_abort(struct comm *comm);
+
+int comm_rank(const struct comm *comm);
+int comm_size(const struct comm *comm);
+
+/* x[i] = x_0[i] + x_1[i] + ... in rank order, on every rank. */
+status comm_all_reduce(struct comm *comm, float *x, size_t n);
+
+/* The same among ranks first..first + count only (this rank is one of them); the others do not
+ * call.  `max` takes the largest instead of the sum. */
+status comm_group_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max);
+
+/* out (size, bytes) = every rank's `in` (bytes), in rank order. */
+status comm_all_gather(struct comm *comm, void *out, const void *in, size_t bytes);
+
+/* Milliseconds spent in collectives since the last call, which starts the count again. */
+double comm_take_ms(struct comm *comm);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,96 @@
+#include "worker/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_THREADS = 1024 };
+
+static int default_threads(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (int)n;
+}
+
+/* "cpu", "cuda" or "cuda:N". */
+static status parse_device(struct worker_config *out, const char *device)
+{
+    char *end = NULL;
+
+    if (strcmp(device, "cpu") == 0 || strcmp(device, "cuda") == 0) {
+        out->backend = device;
+        return STATUS_OK;
+    }
+    if (strncmp(device, "cuda:", 5) == 0) {
+        long index = strtol(device + 5, &end, 10);
+        if (end != device + 5 && *end == '\0' && index >= 0 && index < MAX_THREADS) {
+            out->backend = "cuda";
+            out->device_index = (int)index;
+            return STATUS_OK;
+        }
+    }
+    return status_fail(STATUS_INVALID, "--device %s: it must be cpu or cuda:N", device);
+}
+
+static status check(struct worker_config *out, const char *device, const char *log_format,
+                    const char *log_level)
+{
+    if (!out->model) {
+        return status_fail(STATUS_INVALID, "--model DIR is needed");
+    }
+    out->log_json = strcmp(log_format, "json") == 0;
+    if (!out->log_json && strcmp(log_format, "text") != 0) {
+        return status_fail(STATUS_INVALID, "--log-format %s: it must be text or json", log_format);
+    }
+    out->log_debug = strcmp(log_level, "debug") == 0;
+    if (!out->log_debug && strcmp(log_level, "info") != 0) {
+        return status_fail(STATUS_INVALID, "--log-level %s: it must be info or debug", log_level);
+    }
+    return parse_device(out, device);
+}
+
+status worker_config_parse(struct worker_config *out, int argc, char **argv,
+                           enum options_outcome *outcome)
+{
+    const char *device = "cpu";
+    const char *log_format = "text";
+    const char *log_level = "info";
+    const char *config_file = NULL;
+    int64_t threads = default_threads();
+    int64_t rank = -1;
+
+    *out = (struct worker_config){.coordinator = "127.0.0.1:8601", .advertise = "127.0.0.1"};
+    const struct option table[] = {
+        {"coordinator", OPTION_STRING, &out->coordinator, "HOST:PORT",
+         "the coordinator's --worker-listen address", 0, 0},
+        {"model", OPTION_STRING, &out->model, "DIR", "Hugging Face model directory", 0, 0},
+        {"device", OPTION_STRING, &device, "cpu|cuda:N", "where to compute", 0, 0},
+        {"threads", OPTION_INT, &threads, "N", "threads of the cpu device", 1, MAX_THREADS},
+        {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
+         "KV cache pages; default: 40 % of the free memory", 0, 1e15},
+        {"advertise", OPTION_STRING, &out->advertise, "HOST",
+         "address at which the other ranks reach this one", 0, 0},
+        {"rank", OPTION_INT, &rank, "N", "ask for this rank; default: any", -1, 65535},
+        {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
+         1e9},
+        {"log-format", OPTION_STRING, &log_format, "text|json", "form of the log lines", 0, 0},
+        {"log-level", OPTION_STRING, &log_level, "info|debug", "least level that is logged", 0, 0},
+        {"config", OPTION_STRING, &config_file, "FILE", "read options from a file", 0, 0},
+    };
+    struct options options = {
+        .program = "winnow-worker",
+        .synopsis = "one tensor-parallel rank: dials in to a coordinator and executes its plans",
+        .epilog = "Exit status: 0 on SIGTERM, 1 on an error, 2 on wrong usage.",
+        .table = table,
+        .n = sizeof(table) / sizeof(table[0]),
+    };
+
+    status st = options_parse(&options, argc, argv, outcome);
+    if (st || *outcome != OPTIONS_RUN) {
+        return st;
+    }
+    out->threads = (int)threads;
+    out->fixed_rank = (int)rank;
+    return check(out, device, log_format, log_level);
+}

@@ -1,0 +1,29 @@
+/* config.h - the options of winnow-worker. */
+#ifndef WORKER_CONFIG_H
+#define WORKER_CONFIG_H
+
+#include "common/options.h"
+#include "common/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct worker_config {
+    const char *coordinator; /* HOST:PORT */
+    const char *model;       /* directory */
+    const char *backend;     /* "cpu" or "cuda" */
+    int device_index;
+    int threads;
+    int64_t kv_memory;     /* bytes; 0: a share of the free memory */
+    const char *advertise; /* address that other ranks reach this one at */
+    int fixed_rank;        /* -1: any */
+    int64_t parent_pid;    /* the process to die with; 0: none */
+    bool log_json;
+    bool log_debug;
+};
+
+/* Wrong usage is a failed status; see options_parse(). */
+status worker_config_parse(struct worker_config *out, int argc, char **argv,
+                           enum options_outcome *outcome);
+
+#endif

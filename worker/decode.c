@@ -1,0 +1,326 @@
+#include "worker/decode.h"
+
+#include "worker/evict.h"
+#include "worker/forward.h"
+#include "worker/ranked.h"
+
+#include <assert.h>
+
+/* Neighbouring rows with the same number of caches. */
+struct part {
+    int first, n; /* rows */
+    int heads;    /* cache heads of a row */
+    size_t cell;  /* of its first row, within a layer's */
+};
+
+/* By what a row has a cache for, and how its keys get their positions. */
+enum { BY_KV_HEAD, BY_QUERY_HEAD, RANKED_BY_KV_HEAD, RANKED_BY_QUERY_HEAD, PARTS };
+
+/* One step: n rows, and a cell in the scratch arrays for each (layer, row, cache head). */
+struct step {
+    struct member *member;
+    struct kvcache *cache;
+    struct sequence **rows;
+    int n;
+    struct part parts[PARTS];
+    size_t layer_cells;
+};
+
+static int part_number(const struct sequence *sequence)
+{
+    return (method_caches_by_query(&sequence->params) ? BY_QUERY_HEAD : BY_KV_HEAD) +
+           (sequence->ranked ? RANKED_BY_KV_HEAD : 0);
+}
+
+/* Brings the rows into the order of their parts. */
+static void divide(struct step *step)
+{
+    const struct split *split = &step->member->model->split;
+    struct sequence *rows[SCRATCH_DECODE_ROWS];
+    int n = 0;
+
+    step->layer_cells = 0;
+    for (int p = 0; p < PARTS; p++) {
+        struct part *part = &step->parts[p];
+        bool by_query = p == BY_QUERY_HEAD || p == RANKED_BY_QUERY_HEAD;
+        *part = (struct part){
+            .first = n,
+            .heads = by_query ? split->query_heads : split->kv_heads,
+            .cell = step->layer_cells,
+        };
+        for (int i = 0; i < step->n; i++) {
+            if (part_number(step->rows[i]) == p) {
+                rows[n++] = step->rows[i];
+            }
+        }
+        part->n = n - part->first;
+        step->layer_cells += (size_t)part->n * (size_t)part->heads;
+    }
+    for (int i = 0; i < n; i++) {
+        step->rows[i] = rows[i];
+    }
+}
+
+static size_t first_cell(const struct step *step, int layer, const struct part *part)
+{
+    return (size_t)layer * step->layer_cells + part->cell;
+}
+
+/* Room for one row in every head of a sequence's layer; where it is, and what attention sees. */
+static status place_row(const struct step *step, int layer, const struct part *part, int row)
+{
+    const struct sequence *sequence = step->rows[part->first + row];
+    struct scratch *s = step->member->scratch;
+    int sliding = step->member->model->config.sliding_window;
+    int position = sequence_position(sequence);
+
+    for (int head = 0; head < part->heads; head++) {
+        size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads + head);
+        uint8_t mark = evict_mark(&sequence->params, sequence->token);
+        status st = evict_before(step->cache, sequence, layer, head);
+        if (!st) {
+            st = kvcache_append(step->cache, sequence->slot, layer, head, position, mark,
+                                &s->host_slot[cell]);
+        }
+        if (st) {
+            return status_note(st, "slot %d, layer %d", sequence->slot, layer);
+        }
+        s->host_tables[cell] = sequence->ranked
+                                   ? s->in_order
+                                   : kvcache_table(step->cache, sequence->slot, layer, head);
+        s->host_length[cell] = kvcache_rows(step->cache, sequence->slot, layer, head);
+        s->host_first[cell] =
+            sliding && !sequence->ranked
+                ? kvcache_first(step->cache, sequence->slot, layer, head, position - sliding + 1)
+                : 0;
+    }
+    return STATUS_OK;
+}
+
+/* All layers at once, so that one upload serves the step. */
+static status place_rows(const struct step *step)
+{
+    struct scratch *s = step->member->scratch;
+    struct device *dev = step->member->dev;
+    int layers = step->member->model->config.layers;
+    size_t cells = (size_t)layers * step->layer_cells;
+    status st = STATUS_OK;
+
+    for (int layer = 0; layer < layers; layer++) {
+        for (int p = 0; p < PARTS; p++) {
+            for (int row = 0; !st && row < step->parts[p].n; row++) {
+                st = place_row(step, layer, &step->parts[p], row);
+            }
+        }
+    }
+    if (!st) {
+        st = kvcache_settle(step->cache);
+    }
+    if (!st) {
+        st = device_upload(dev, s->tables, s->host_tables, cells * sizeof(*s->tables));
+    }
+    if (!st) {
+        st = device_upload(dev, s->first, s->host_first, cells * sizeof(*s->first));
+    }
+    if (!st) {
+        st = device_upload(dev, s->length, s->host_length, cells * sizeof(*s->length));
+    }
+    if (!st) {
+        st = device_upload(dev, s->slot, s->host_slot, cells * sizeof(*s->slot));
+    }
+    return st;
+}
+
+static status embed(const struct step *step)
+{
+    struct scratch *s = step->member->scratch;
+    struct device *dev = step->member->dev;
+    int32_t ids[SCRATCH_DECODE_ROWS];
+    int32_t positions[SCRATCH_DECODE_ROWS];
+    int32_t key_positions[SCRATCH_DECODE_ROWS];
+    size_t bytes = (size_t)step->n * sizeof(int32_t);
+
+    for (int i = 0; i < step->n; i++) {
+        ids[i] = step->rows[i]->token;
+        bool ranked = step->rows[i]->ranked != NULL;
+        positions[i] =
+            ranked ? ranked_newest(step->cache, step->rows[i]) : sequence_position(step->rows[i]);
+        key_positions[i] = ranked ? 0 : positions[i]; /* 0 rotates nothing */
+    }
+    status st = device_upload(dev, s->ids, ids, bytes);
+    if (!st) {
+        st = device_upload(dev, s->positions, positions, bytes);
+    }
+    if (!st) {
+        st = device_upload(dev, s->key_positions, key_positions, bytes);
+    }
+    return st ? st : forward_embed(step->member, s->residual, s->ids, step->n);
+}
+
+static status rotate(const struct step *step, void *x, const int32_t *positions, int heads)
+{
+    const struct model *model = step->member->model;
+    size_t head_dim = (size_t)model->config.head_dim;
+
+    return op_rope(step->member->dev, &(struct rope){
+                                          .out = x,
+                                          .x = x,
+                                          .positions = positions,
+                                          .inv_freq = model->inv_freq,
+                                          .row_stride = (size_t)heads * head_dim,
+                                          .head_stride = head_dim,
+                                          .rows = step->n,
+                                          .heads = heads,
+                                          .head_dim = (int)head_dim,
+                                      });
+}
+
+/* Queries, keys and values of all rows, rotated, in scratch. */
+static status project(const struct step *step, const struct layer_weights *layer)
+{
+    const struct model *model = step->member->model;
+    struct scratch *s = step->member->scratch;
+    struct device *dev = step->member->dev;
+    enum dtype act = device_dtype(dev);
+    status st = op_rmsnorm(dev, s->normed, s->residual, layer->input_norm, step->n,
+                           model->config.hidden, model->config.rms_eps);
+
+    if (!st) {
+        st = op_linear_rows(dev, s->q, act, s->normed, &layer->q, step->n);
+    }
+    if (!st) {
+        st = op_linear_rows(dev, s->k, act, s->normed, &layer->k, step->n);
+    }
+    if (!st) {
+        st = op_linear_rows(dev, s->v, act, s->normed, &layer->v, step->n);
+    }
+    if (!st) {
+        st = rotate(step, s->q, s->positions, model->split.query_heads);
+    }
+    return st ? st : rotate(step, s->k, s->key_positions, model->split.kv_heads);
+}
+
+/* Where a part's rows of x (rows, heads, head_dim) begin. */
+static void *part_of(const struct step *step, const struct part *part, void *x, int heads)
+{
+    size_t elements =
+        (size_t)part->first * (size_t)heads * (size_t)step->member->model->config.head_dim;
+
+    return (char *)x + elements * dtype_bytes(device_dtype(step->member->dev));
+}
+
+/* The part's new keys and values to the cache; a KV head's go to each query head that has its
+ * own cache. */
+static status append(const struct step *step, const struct part *part, size_t cell)
+{
+    const struct model *model = step->member->model;
+    struct scratch *s = step->member->scratch;
+    struct device *dev = step->member->dev;
+    size_t bytes = (size_t)model->config.head_dim * dtype_bytes(device_dtype(dev));
+    const void *k = part_of(step, part, s->k, model->split.kv_heads);
+    const void *v = part_of(step, part, s->v, model->split.kv_heads);
+    int heads = part->n * part->heads;
+    status st = STATUS_OK;
+
+    if (part->heads != model->split.kv_heads) {
+        st = op_gather_rows(dev, s->wide_k, k, s->kv_head_of, heads, bytes);
+        if (!st) {
+            st = op_gather_rows(dev, s->wide_v, v, s->kv_head_of, heads, bytes);
+        }
+        k = s->wide_k;
+        v = s->wide_v;
+    }
+    return st ? st : op_kv_append(dev, kvcache_pool(step->cache), k, v, s->slot + cell, heads);
+}
+
+/* Row `row` of a part's attention, alone. */
+static struct decode_attention attention_of_row(const struct step *step, const struct part *part,
+                                                const struct decode_attention *all, int row)
+{
+    size_t elements = (size_t)row * (size_t)all->q_heads * (size_t)all->head_dim;
+    size_t bytes = elements * dtype_bytes(device_dtype(step->member->dev));
+    size_t cell = (size_t)row * (size_t)part->heads;
+    struct decode_attention one = *all;
+
+    one.out = (char *)all->out + bytes;
+    one.q = (const char *)all->q + bytes;
+    one.pages = all->pages + cell;
+    one.first = all->first + cell;
+    one.length = all->length + cell;
+    one.rows = 1;
+    return one;
+}
+
+/* The part's new rows join the cache and attend to it; then rows may leave it. */
+static status attend(const struct step *step, int layer, const struct part *part)
+{
+    const struct model *model = step->member->model;
+    struct scratch *s = step->member->scratch;
+    int q_heads = model->split.query_heads;
+    size_t cell = first_cell(step, layer, part);
+    const struct decode_attention all = {
+        .out = part_of(step, part, s->attended, q_heads),
+        .q = part_of(step, part, s->q, q_heads),
+        .pool = kvcache_pool(step->cache),
+        .pages = s->tables + cell,
+        .first = s->first + cell,
+        .length = s->length + cell,
+        .rows = part->n,
+        .q_heads = q_heads,
+        .cache_heads = part->heads,
+        .head_dim = model->config.head_dim,
+    };
+    status st = append(step, part, cell);
+
+    bool ranked = step->rows[part->first]->ranked != NULL;
+
+    if (!st && !ranked) {
+        st = op_decode_attention(step->member->dev, &all);
+    }
+    for (int row = 0; !st && row < part->n; row++) {
+        const struct sequence *sequence = step->rows[part->first + row];
+        const struct decode_attention one = attention_of_row(step, part, &all, row);
+        st = ranked ? ranked_attention(step->member, step->cache, sequence, layer, &one)
+                    : evict_after(step->member, step->cache, sequence, layer, &one);
+    }
+    return st;
+}
+
+static status run_layer(const struct step *step, int layer)
+{
+    const struct model *model = step->member->model;
+    struct scratch *s = step->member->scratch;
+    status st = project(step, &model->layers[layer]);
+
+    for (int p = 0; !st && p < PARTS; p++) {
+        if (step->parts[p].n > 0) {
+            st = attend(step, layer, &step->parts[p]);
+        }
+    }
+    return st ? st
+              : forward_output(step->member, &model->layers[layer], op_linear_rows, s->residual,
+                               step->n);
+}
+
+status decode_step(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
+{
+    struct step step = {.member = member, .cache = cache, .rows = rows, .n = n};
+    status st;
+
+    assert(n > 0 && n <= SCRATCH_DECODE_ROWS);
+    divide(&step);
+    st = place_rows(&step);
+    if (!st) {
+        st = embed(&step);
+    }
+    for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
+        st = run_layer(&step, layer);
+    }
+    if (st) {
+        return st;
+    }
+    for (int i = 0; i < n; i++) {
+        rows[i]->appended++;
+    }
+    return forward_logits(member, member->scratch->residual, n);
+}

@@ -1,0 +1,470 @@
+#include "worker/engine.h"
+
+#include "worker/decode.h"
+#include "worker/evict.h"
+#include "worker/forward.h"
+#include "worker/policy.h"
+#include "worker/prefill.h"
+#include "worker/ranked.h"
+#include "worker/results.h"
+#include "worker/sampler.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct engine {
+    struct member member;
+    struct kvcache *cache;
+    struct sampler *sampler;
+    struct prompt_phase *phase; /* one prompt at a time */
+    struct results results;
+    struct sequence sequences[PLAN_MAX_SLOTS];
+};
+
+/* Memory. */
+
+static struct kvcache_config cache_config(const struct model *model,
+                                          const struct engine_config *config)
+{
+    return (struct kvcache_config){
+        .slots = PLAN_MAX_SLOTS,
+        .layers = model->config.layers,
+        .head_dim = model->config.head_dim,
+        .page_rows = ENGINE_PAGE_ROWS,
+        .ordered = model->config.sliding_window > 0,
+        .bytes = config->kv_bytes,
+    };
+}
+
+struct engine_memory engine_memory(const struct model *model, enum dtype dtype,
+                                   const struct engine_config *config)
+{
+    struct kvcache_config cache = cache_config(model, config);
+    int ranks = model->split.ranks;
+    struct engine_memory out;
+    uint64_t rest;
+
+    prompt_phase_bytes(model, dtype, config->max_context, &out.hidden, &out.layer_kv, &rest);
+    out.step =
+        rest + scratch_bytes(model, dtype, config->max_context, ranks) + sampler_bytes(ranks);
+    out.pool = (uint64_t)kvcache_pages_for(&cache, dtype) * kvcache_page_bytes(&cache, dtype);
+    return out;
+}
+
+status engine_open(struct engine **out, struct device *dev, const struct model *model,
+                   struct comm *comm, const struct engine_config *config)
+{
+    struct kvcache_config cache = cache_config(model, config);
+    struct engine *engine = calloc(1, sizeof(*engine));
+    status st;
+
+    if (!engine) {
+        return status_fail(STATUS_EXHAUSTED, "engine: out of memory");
+    }
+    engine->member = (struct member){
+        .dev = dev,
+        .model = model,
+        .comm = comm,
+        .max_context = config->max_context,
+        .check_selection = config->check_selection,
+    };
+    st = scratch_create(&engine->member.scratch, dev, model, config->max_context, comm_size(comm));
+    if (!st) {
+        st = kvcache_create(&engine->cache, dev, &cache);
+    }
+    if (!st) {
+        st = sampler_create(&engine->sampler, &engine->member);
+    }
+    if (!st) {
+        st = prompt_phase_create(&engine->phase, &engine->member, engine->cache);
+    }
+    if (st) {
+        engine_close(engine);
+        return status_note(st, "engine");
+    }
+    *out = engine;
+    return STATUS_OK;
+}
+
+void engine_close(struct engine *engine)
+{
+    if (!engine) {
+        return;
+    }
+    results_reset(&engine->results);
+    prompt_phase_destroy(engine->phase);
+    sampler_destroy(engine->sampler);
+    kvcache_destroy(engine->cache);
+    scratch_destroy(engine->member.scratch);
+    for (int i = 0; i < PLAN_MAX_SLOTS; i++) {
+        device_free(engine->member.dev, engine->sequences[i].ranked);
+        sequence_fini(&engine->sequences[i]);
+    }
+    free(engine);
+}
+
+uint64_t engine_kv_bytes_total(const struct engine *engine)
+{
+    return kvcache_bytes_total(engine->cache);
+}
+
+int engine_pages_total(const struct engine *engine)
+{
+    return kvcache_pages_total(engine->cache);
+}
+
+/* Slots. */
+
+/* A slot in the state that a plan takes it to be in, or NULL and the failure in *st. */
+static struct sequence *find_slot(struct engine *engine, uint32_t slot, enum sequence_state state,
+                                  status *st)
+{
+    static const char *const names[] = {"free", "in its prompt phase", "live"};
+
+    if (slot >= PLAN_MAX_SLOTS) {
+        *st = status_fail(STATUS_INTERNAL, "slot %u: the limit is %d", slot, PLAN_MAX_SLOTS);
+        return NULL;
+    }
+    struct sequence *sequence = &engine->sequences[slot];
+    if (sequence->state != state) {
+        *st = status_fail(STATUS_INTERNAL, "slot %u is %s, not %s", slot, names[sequence->state],
+                          names[state]);
+        return NULL;
+    }
+    *st = STATUS_OK;
+    return sequence;
+}
+
+static status release_slot(struct engine *engine, uint32_t slot)
+{
+    struct sequence *sequence = NULL;
+
+    if (slot >= PLAN_MAX_SLOTS || engine->sequences[slot].state == SEQUENCE_FREE) {
+        return status_fail(STATUS_INTERNAL, "slot %u is not in use", slot);
+    }
+    sequence = &engine->sequences[slot];
+    if (prefill_sequence(engine->phase) == sequence) {
+        prefill_reset(engine->phase);
+    }
+    kvcache_release(engine->cache, (int)slot);
+    device_free(engine->member.dev, sequence->ranked);
+    sequence_fini(sequence);
+    return STATUS_OK;
+}
+
+static status check_begin(const struct engine *engine, const struct plan_begin *begin)
+{
+    uint64_t rows = (uint64_t)begin->n_prompt + begin->max_rows;
+
+    if (begin->n_prompt == 0 || rows > (uint64_t)engine->member.max_context) {
+        return status_fail(STATUS_INTERNAL, "slot %u: %u + %u tokens, the context is 1 to %d",
+                           begin->slot, begin->n_prompt, begin->max_rows,
+                           engine->member.max_context);
+    }
+    for (uint32_t i = 0; i < begin->n_prompt; i++) {
+        if (begin->prompt[i] >= (uint32_t)engine->member.model->config.vocab) {
+            return status_fail(STATUS_INTERNAL, "slot %u: token %u is %u, the vocabulary has %d",
+                               begin->slot, i, begin->prompt[i],
+                               engine->member.model->config.vocab);
+        }
+    }
+    if (!method_supported(begin->params.method)) {
+        return status_fail(STATUS_UNIMPLEMENTED, "slot %u: method %d is not supported", begin->slot,
+                           (int)begin->params.method);
+    }
+    status st = method_check_supported(&begin->params);
+    return st ? status_note(st, "slot %u", begin->slot) : STATUS_OK;
+}
+
+/* The slot of the cache, with room for what each layer keeps and for what decode appends. */
+static status open_cache(struct engine *engine, struct sequence *sequence)
+{
+    const struct model_config *config = &engine->member.model->config;
+    int max_rows[MODEL_MAX_LAYERS] = {0};
+    int rows = method_first_rows(&sequence->params, sequence->n_prompt);
+
+    for (int layer = 0; layer < config->layers; layer++) {
+        struct layer_rows counts =
+            method_layer_rows(&sequence->params, config, sequence->n_prompt, layer, rows);
+        max_rows[layer] = method_peak_rows(&sequence->params, sequence->n_prompt, counts.kept,
+                                           sequence->max_rows);
+        rows = counts.propagated;
+    }
+    int heads = member_cache_heads(&engine->member, &sequence->params).n;
+    if (sequence->params.method == METHOD_STREAMINGLLM &&
+        sequence->params.pos_mode == POSITION_CACHE) {
+        status st = ranked_begin(sequence, &engine->member, max_rows[0]);
+        if (st) {
+            return st;
+        }
+    }
+    return kvcache_begin(engine->cache, sequence->slot, heads, max_rows);
+}
+
+static status begin_slot(struct engine *engine, const struct plan_begin *begin)
+{
+    status st;
+    struct sequence *sequence = find_slot(engine, begin->slot, SEQUENCE_FREE, &st);
+
+    if (!sequence) {
+        return st;
+    }
+    st = check_begin(engine, begin);
+    if (st) {
+        return st;
+    }
+    int32_t *prompt = malloc(begin->n_prompt * sizeof(*prompt));
+    if (!prompt) {
+        return status_fail(STATUS_EXHAUSTED, "slot %u: out of memory", begin->slot);
+    }
+    for (uint32_t i = 0; i < begin->n_prompt; i++) {
+        prompt[i] = (int32_t)begin->prompt[i];
+    }
+    *sequence = (struct sequence){
+        .state = SEQUENCE_PROMPT,
+        .slot = (int)begin->slot,
+        .params = begin->params,
+        .sampling = begin->sampling,
+        .trace = begin->trace,
+        .prompt = prompt,
+        .n_prompt = (int)begin->n_prompt,
+        .max_rows = (int)begin->max_rows,
+    };
+    st = sequence_own_lists(sequence);
+    if (!st && sequence->params.method == METHOD_FASTGEN) {
+        const struct member *member = &engine->member;
+        size_t heads = (size_t)member_cache_heads(member, &sequence->params).n;
+        sequence->policies = calloc((size_t)member->model->config.layers * heads, 1);
+        if (!sequence->policies) {
+            st = status_fail(STATUS_EXHAUSTED, "policies: out of memory");
+        }
+    }
+    return st ? status_note(st, "slot %u", begin->slot) : open_cache(engine, sequence);
+}
+
+/* Tokens. */
+
+static status report_logits(struct engine *engine, const struct sequence *sequence, int row,
+                            bool prompt)
+{
+    const struct member *member = &engine->member;
+    size_t n = (size_t)member->model->split.vocab_rows;
+    float *values;
+
+    if (!(sequence->trace & (prompt ? TRACE_PROMPT_LOGITS : TRACE_STEP_LOGITS))) {
+        return STATUS_OK;
+    }
+    status st = results_logits(&engine->results, sequence->slot, prompt, (int)n, &values);
+    return st ? st
+              : device_download(member->dev, values, member->scratch->logits + (size_t)row * n,
+                                n * sizeof(*values));
+}
+
+/* The next token of each sequence, from the logits in scratch. */
+static status choose_tokens(struct engine *engine, struct sequence *const *rows, int n, bool prompt)
+{
+    struct member *member = &engine->member;
+    struct sampler_row draws[PLAN_MAX_DECODE];
+    int32_t ids[PLAN_MAX_DECODE];
+    status st = STATUS_OK;
+
+    for (int i = 0; !st && i < n; i++) {
+        draws[i] = (struct sampler_row){&rows[i]->sampling, rows[i]->n_chosen};
+        st = report_logits(engine, rows[i], i, prompt);
+    }
+    if (!st) {
+        st = sampler_choose(engine->sampler, ids, member->scratch->logits, draws, n);
+    }
+    for (int i = 0; !st && i < n; i++) {
+        rows[i]->token = ids[i];
+        rows[i]->n_chosen++;
+        member->shared_hash = member_hash(member->shared_hash, &ids[i], 1);
+        if (comm_rank(member->comm) == 0) {
+            results_token(&engine->results, rows[i]->slot, ids[i]);
+        }
+    }
+    return st;
+}
+
+/* Prompts. */
+
+static void report_prompt(struct engine *engine, const struct sequence *sequence)
+{
+    const struct model *model = engine->member.model;
+    struct cache_heads heads = member_cache_heads(&engine->member, &sequence->params);
+    uint64_t layers = (uint64_t)model->config.layers;
+    uint64_t row_bytes =
+        2 * (uint64_t)model->config.head_dim * dtype_bytes(device_dtype(engine->member.dev));
+    struct result_prompt prompt = {.slot = (uint32_t)sequence->slot};
+
+    if (heads.speaks) {
+        prompt.kv_heads = (uint32_t)(model->config.layers * heads.n);
+        for (int layer = 0; layer < model->config.layers; layer++) {
+            for (int head = 0; head < heads.n; head++) {
+                prompt.kv_rows +=
+                    (uint64_t)kvcache_rows(engine->cache, sequence->slot, layer, head);
+            }
+        }
+        prompt.kv_bytes = prompt.kv_rows * row_bytes;
+    }
+    if (model->split.replica == 0) { /* FULL has a cache for each KV head */
+        prompt.kv_bytes_full =
+            layers * (uint64_t)model->split.kv_heads * (uint64_t)sequence->n_prompt * row_bytes;
+    }
+    results_prompt_take(&engine->results, &prompt, prefill_take_trace(engine->phase));
+}
+
+/* When a sequence has all the rows it may get: what its method left of them. */
+static status report_live(struct engine *engine, const struct sequence *sequence)
+{
+    const struct result_prompt live = {.slot = (uint32_t)sequence->slot, .after_decode = true};
+    struct trace *trace = NULL;
+
+    if (sequence->appended < sequence->max_rows || !(sequence->trace & TRACE_SELECTED) ||
+        !method_evicts(&sequence->params)) {
+        return STATUS_OK;
+    }
+    status st = evict_trace(&trace, &engine->member, engine->cache, sequence);
+    if (!st) {
+        results_prompt_take(&engine->results, &live, trace);
+    }
+    return st;
+}
+
+static status finish_prompt(struct engine *engine, struct sequence *sequence)
+{
+    report_prompt(engine, sequence);
+    prefill_reset(engine->phase);
+    free(sequence->prompt);
+    sequence->prompt = NULL;
+    sequence->state = SEQUENCE_LIVE;
+    status st = report_live(engine, sequence);
+    return st ? st : choose_tokens(engine, &sequence, 1, true);
+}
+
+static status advance_slot(struct engine *engine, const struct plan_advance *advance)
+{
+    bool done = false;
+    status st;
+    struct sequence *sequence = find_slot(engine, advance->slot, SEQUENCE_PROMPT, &st);
+
+    if (!sequence) {
+        return st;
+    }
+    const struct sequence *current = prefill_sequence(engine->phase);
+    if (current && current != sequence) {
+        return status_fail(STATUS_INTERNAL, "slot %u: slot %d is in its prompt phase",
+                           advance->slot, current->slot);
+    }
+    if (!current) {
+        st = prefill_begin(engine->phase, sequence);
+    }
+    for (uint32_t i = 0; !st && i < advance->slices; i++) {
+        if (done) {
+            return status_fail(STATUS_INTERNAL, "slot %u: %u slices are more than are left",
+                               advance->slot, advance->slices);
+        }
+        st = prefill_slice(engine->phase, &done);
+    }
+    return st || !done ? st : finish_prompt(engine, sequence);
+}
+
+/* Decode. */
+
+static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_t n)
+{
+    struct sequence *rows[PLAN_MAX_DECODE];
+    bool seen[PLAN_MAX_SLOTS] = {false};
+    status st;
+
+    if (n == 0) {
+        return STATUS_OK;
+    }
+    if (n > PLAN_MAX_DECODE) {
+        return status_fail(STATUS_INTERNAL, "%u rows to decode, the limit is %d", n,
+                           PLAN_MAX_DECODE);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        rows[i] = find_slot(engine, slots[i], SEQUENCE_LIVE, &st);
+        if (!rows[i]) {
+            return st;
+        }
+        if (seen[slots[i]] || rows[i]->appended == rows[i]->max_rows) {
+            return status_fail(STATUS_INTERNAL, "slot %u: decoded twice, or past its %d rows",
+                               slots[i], rows[i]->max_rows);
+        }
+        seen[slots[i]] = true;
+    }
+    st = decode_step(&engine->member, engine->cache, rows, (int)n);
+    for (uint32_t i = 0; !st && i < n; i++) {
+        st = report_live(engine, rows[i]);
+    }
+    return st ? st : choose_tokens(engine, rows, (int)n, false);
+}
+
+/* Plans. */
+
+static double now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+static status apply(struct engine *engine, const struct plan *plan)
+{
+    status st = STATUS_OK;
+
+    if (plan->n_advance > PLAN_MAX_ADVANCE) {
+        return status_fail(STATUS_INTERNAL, "%u prompts to advance, the limit is %d",
+                           plan->n_advance, PLAN_MAX_ADVANCE);
+    }
+    for (uint32_t i = 0; !st && i < plan->n_release; i++) {
+        st = release_slot(engine, plan->release[i]);
+    }
+    for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
+        st = begin_slot(engine, &plan->begin[i]);
+    }
+    for (uint32_t i = 0; !st && i < plan->n_advance; i++) {
+        st = advance_slot(engine, &plan->advance[i]);
+    }
+    if (!st) {
+        st = decode_slots(engine, plan->decode, plan->n_decode);
+    }
+    if (!st && engine->member.check_selection) {
+        st = member_check_hashes(&engine->member);
+    }
+    return st ? st : device_sync(engine->member.dev);
+}
+
+status engine_step(struct engine *engine, const struct plan *plan, struct step_result *result)
+{
+    static const uint64_t start_of_hash = UINT64_C(0xcbf29ce484222325);
+    struct results *results = &engine->results;
+    double start = now_ms();
+
+    results_reset(results);
+    engine->member.shared_hash = start_of_hash;
+    engine->member.head_hash = start_of_hash;
+    status st = apply(engine, plan);
+    if (st) {
+        return status_note(st, "plan %llu", (unsigned long long)plan->number);
+    }
+    *result = (struct step_result){
+        .epoch = plan->epoch,
+        .number = plan->number,
+        .n_tokens = results->n_tokens,
+        .tokens = results->tokens,
+        .n_prompts = results->n_prompts,
+        .prompts = results->prompts,
+        .n_logits = results->n_logits,
+        .logits = results->logits,
+        .collective_ms = comm_take_ms(engine->member.comm),
+        .kv_bytes_used = kvcache_bytes_used(engine->cache),
+        .index_hash = engine->member.shared_hash,
+    };
+    result->compute_ms = now_ms() - start;
+    return STATUS_OK;
+}

@@ -1,0 +1,396 @@
+#include "worker/kvcache.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* The pages of one cache head of one layer. */
+struct table {
+    size_t begin; /* of the head's entries in the slot's page numbers */
+    int max_rows;
+    int rows;
+};
+
+struct slot {
+    int heads;            /* 0: not open */
+    struct table *tables; /* (layers, heads) */
+    int32_t *pages;       /* page numbers of all tables */
+    int32_t *device_pages;
+};
+
+/* Rows of the pool that wait to be moved, in this order. */
+enum { MAX_MOVES = 4096 };
+struct moves {
+    int n;
+    int32_t to[MAX_MOVES], from[MAX_MOVES];
+    int32_t *lists; /* (2, MAX_MOVES) on the device */
+};
+
+struct kvcache {
+    struct device *dev;
+    struct kvcache_config config;
+    struct kv_pool pool;
+    int n_pages;
+    int n_free;
+    int32_t *free_pages; /* a stack */
+    int32_t *positions;  /* (n_pages * page_rows), like the next two */
+    float *mass;
+    uint8_t *mark;
+    struct moves moves;
+    struct slot *slots;
+};
+
+uint64_t kvcache_page_bytes(const struct kvcache_config *config, enum dtype dtype)
+{
+    uint64_t row = 2 * (uint64_t)config->head_dim * dtype_bytes(dtype) + sizeof(int32_t);
+
+    return row * (uint64_t)config->page_rows;
+}
+
+int kvcache_pages_for(const struct kvcache_config *config, enum dtype dtype)
+{
+    uint64_t pages = config->bytes / kvcache_page_bytes(config, dtype);
+    uint64_t limit = (uint64_t)(INT32_MAX / config->page_rows); /* rows are numbered in int32 */
+
+    return (int)(pages < limit ? pages : limit);
+}
+
+static status allocate(struct kvcache *cache)
+{
+    size_t pages = (size_t)cache->n_pages;
+    size_t page = (size_t)cache->config.page_rows * (size_t)cache->config.head_dim *
+                  dtype_bytes(device_dtype(cache->dev));
+    void *lists;
+    status st = device_alloc(cache->dev, &cache->pool.k, pages * page, "KV pages (keys)");
+
+    if (!st) {
+        st = device_alloc(cache->dev, &lists, sizeof(int32_t) * 2 * MAX_MOVES, "KV moves");
+    }
+    if (!st) {
+        cache->moves.lists = lists;
+        st = device_alloc(cache->dev, &cache->pool.v, pages * page, "KV pages (values)");
+    }
+    if (st) {
+        return st;
+    }
+    cache->free_pages = malloc(pages * sizeof(*cache->free_pages));
+    cache->positions = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->positions));
+    cache->mass = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->mass));
+    cache->mark = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->mark));
+    cache->slots = calloc((size_t)cache->config.slots, sizeof(*cache->slots));
+    if (!cache->free_pages || !cache->positions || !cache->mass || !cache->mark || !cache->slots) {
+        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+    }
+    for (int i = 0; i < cache->n_pages; i++) {
+        cache->free_pages[i] = cache->n_pages - 1 - i;
+    }
+    cache->n_free = cache->n_pages;
+    return STATUS_OK;
+}
+
+status kvcache_create(struct kvcache **out, struct device *dev, const struct kvcache_config *config)
+{
+    struct kvcache *cache;
+    int n_pages = kvcache_pages_for(config, device_dtype(dev));
+    status st;
+
+    if (n_pages < 1) {
+        return status_fail(STATUS_INVALID, "KV memory of %llu bytes is less than a page of %llu",
+                           (unsigned long long)config->bytes,
+                           (unsigned long long)kvcache_page_bytes(config, device_dtype(dev)));
+    }
+    cache = calloc(1, sizeof(*cache));
+    if (!cache) {
+        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+    }
+    cache->dev = dev;
+    cache->config = *config;
+    cache->n_pages = n_pages;
+    cache->pool.page_rows = config->page_rows;
+    cache->pool.head_dim = config->head_dim;
+    st = allocate(cache);
+    if (st) {
+        kvcache_destroy(cache);
+        return st;
+    }
+    *out = cache;
+    return STATUS_OK;
+}
+
+void kvcache_destroy(struct kvcache *cache)
+{
+    if (!cache) {
+        return;
+    }
+    for (int i = 0; cache->slots && i < cache->config.slots; i++) {
+        kvcache_release(cache, i);
+    }
+    device_free(cache->dev, cache->pool.k);
+    device_free(cache->dev, cache->pool.v);
+    free(cache->free_pages);
+    device_free(cache->dev, cache->moves.lists);
+    free(cache->positions);
+    free(cache->mass);
+    free(cache->mark);
+    free(cache->slots);
+    free(cache);
+}
+
+static int pages_of(const struct kvcache *cache, int rows)
+{
+    return (rows + cache->config.page_rows - 1) / cache->config.page_rows;
+}
+
+static struct table *table_of(const struct kvcache *cache, int slot, int layer, int head)
+{
+    const struct slot *s = &cache->slots[slot];
+
+    assert(slot >= 0 && slot < cache->config.slots && layer >= 0 && layer < cache->config.layers);
+    assert(head >= 0 && head < s->heads);
+    return &s->tables[(size_t)layer * (size_t)s->heads + (size_t)head];
+}
+
+status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows)
+{
+    struct slot *s = &cache->slots[slot];
+    size_t n_tables = (size_t)cache->config.layers * (size_t)heads;
+    size_t entries = 0;
+    void *memory;
+
+    assert(slot >= 0 && slot < cache->config.slots && s->heads == 0 && heads > 0);
+    s->tables = calloc(n_tables, sizeof(*s->tables));
+    if (!s->tables) {
+        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+    }
+    s->heads = heads;
+    for (size_t i = 0; i < n_tables; i++) {
+        s->tables[i].begin = entries;
+        s->tables[i].max_rows = max_rows[i / (size_t)heads];
+        entries += (size_t)pages_of(cache, s->tables[i].max_rows);
+    }
+    s->pages = calloc(entries, sizeof(*s->pages));
+    if (!s->pages) {
+        kvcache_release(cache, slot);
+        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+    }
+    status st = device_alloc(cache->dev, &memory, entries * sizeof(*s->pages), "page tables");
+    if (st) {
+        kvcache_release(cache, slot);
+        return st;
+    }
+    s->device_pages = memory;
+    return STATUS_OK;
+}
+
+void kvcache_release(struct kvcache *cache, int slot)
+{
+    struct slot *s = &cache->slots[slot];
+
+    /* The pages return in the order opposite to their use, so the next sequence finds them alike.
+     */
+    for (int t = cache->config.layers * s->heads - 1; s->pages && t >= 0; t--) {
+        const struct table *table = &s->tables[t];
+        for (int page = pages_of(cache, table->rows) - 1; page >= 0; page--) {
+            cache->free_pages[cache->n_free++] = s->pages[table->begin + (size_t)page];
+        }
+    }
+    device_free(cache->dev, s->device_pages);
+    free(s->pages);
+    free(s->tables);
+    *s = (struct slot){0};
+}
+
+/* Grows the table to `rows` rows. */
+static status grow(struct kvcache *cache, struct slot *s, struct table *table, int rows)
+{
+    int have = pages_of(cache, table->rows);
+    int need = pages_of(cache, rows);
+    size_t first = table->begin + (size_t)have;
+    status st = STATUS_OK;
+
+    assert(rows <= table->max_rows);
+    if (need - have > cache->n_free) {
+        return status_fail(STATUS_EXHAUSTED, "KV cache: %d of %d pages are free, %d are needed",
+                           cache->n_free, cache->n_pages, need - have);
+    }
+    for (int i = have; i < need; i++) {
+        s->pages[table->begin + (size_t)i] = cache->free_pages[--cache->n_free];
+    }
+    table->rows = rows;
+    if (need > have) {
+        st = device_upload(cache->dev, s->device_pages + first, s->pages + first,
+                           (size_t)(need - have) * sizeof(*s->pages));
+    }
+    return st;
+}
+
+static int32_t pool_row(const struct kvcache *cache, const struct slot *s,
+                        const struct table *table, int row)
+{
+    int page_rows = cache->config.page_rows;
+
+    return s->pages[table->begin + (size_t)(row / page_rows)] * page_rows + row % page_rows;
+}
+
+status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
+                     const struct kv_rows *rows)
+{
+    struct slot *s = &cache->slots[slot];
+    struct table *table = table_of(cache, slot, layer, head);
+    status st;
+
+    assert(table->rows == 0 && rows->n > 0);
+    st = grow(cache, s, table, rows->n);
+    if (st) {
+        return st;
+    }
+    for (int i = 0; i < rows->n; i++) {
+        int32_t row = pool_row(cache, s, table, i);
+        cache->positions[row] = rows->positions[i];
+        cache->mass[row] = 0.0F;
+        cache->mark[row] = 0;
+    }
+    return op_kv_gather(cache->dev, &cache->pool, s->device_pages + table->begin, rows->k, rows->v,
+                        rows->index, rows->n);
+}
+
+status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
+                      uint8_t mark, int32_t *row)
+{
+    struct slot *s = &cache->slots[slot];
+    struct table *table = table_of(cache, slot, layer, head);
+    status st = grow(cache, s, table, table->rows + 1);
+
+    if (st) {
+        return st;
+    }
+    *row = pool_row(cache, s, table, table->rows - 1);
+    cache->positions[*row] = position;
+    cache->mass[*row] = 0.0F;
+    cache->mark[*row] = mark;
+    return STATUS_OK;
+}
+
+struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page)
+{
+    const struct slot *s = &cache->slots[slot];
+    const struct table *table = table_of(cache, slot, layer, head);
+    int page_rows = cache->config.page_rows;
+    int left = table->rows - page * page_rows;
+    size_t first = (size_t)pool_row(cache, s, table, page * page_rows);
+
+    return (struct kv_notes){
+        .positions = cache->positions + first,
+        .mass = cache->mass + first,
+        .mark = cache->mark + first,
+        .n = left < page_rows ? left : page_rows,
+    };
+}
+
+status kvcache_settle(struct kvcache *cache)
+{
+    struct moves *moves = &cache->moves;
+    size_t bytes = (size_t)moves->n * sizeof(*moves->to);
+    status st;
+
+    if (moves->n == 0) {
+        return STATUS_OK;
+    }
+    st = device_upload(cache->dev, moves->lists, moves->to, bytes);
+    if (!st) {
+        st = device_upload(cache->dev, moves->lists + MAX_MOVES, moves->from, bytes);
+    }
+    if (!st) {
+        st = op_kv_move(cache->dev, &cache->pool, moves->lists, moves->lists + MAX_MOVES, moves->n);
+    }
+    moves->n = 0;
+    return st;
+}
+
+static status move_row(struct kvcache *cache, int32_t to, int32_t from)
+{
+    struct moves *moves = &cache->moves;
+    status st = moves->n == MAX_MOVES ? kvcache_settle(cache) : STATUS_OK;
+
+    cache->positions[to] = cache->positions[from];
+    cache->mass[to] = cache->mass[from];
+    cache->mark[to] = cache->mark[from];
+    moves->to[moves->n] = to;
+    moves->from[moves->n++] = from;
+    return st;
+}
+
+status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row)
+{
+    struct slot *s = &cache->slots[slot];
+    struct table *table = table_of(cache, slot, layer, head);
+    int last = table->rows - 1;
+    status st = STATUS_OK;
+
+    assert(row >= 0 && row <= last);
+    for (int i = row; !st && cache->config.ordered && i < last; i++) {
+        st = move_row(cache, pool_row(cache, s, table, i), pool_row(cache, s, table, i + 1));
+    }
+    if (!cache->config.ordered && row < last) {
+        st = move_row(cache, pool_row(cache, s, table, row), pool_row(cache, s, table, last));
+    }
+    if (pages_of(cache, last) < pages_of(cache, table->rows)) {
+        int page = pages_of(cache, last);
+        cache->free_pages[cache->n_free++] = s->pages[table->begin + (size_t)page];
+    }
+    table->rows = last;
+    return st;
+}
+
+int kvcache_rows(const struct kvcache *cache, int slot, int layer, int head)
+{
+    return table_of(cache, slot, layer, head)->rows;
+}
+
+const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, int head)
+{
+    return cache->slots[slot].device_pages + table_of(cache, slot, layer, head)->begin;
+}
+
+int kvcache_first(const struct kvcache *cache, int slot, int layer, int head, int position)
+{
+    const struct slot *s = &cache->slots[slot];
+    const struct table *table = table_of(cache, slot, layer, head);
+    int low = 0;
+    int high = table->rows;
+
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (cache->positions[pool_row(cache, s, table, middle)] < position) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+const struct kv_pool *kvcache_pool(const struct kvcache *cache)
+{
+    return &cache->pool;
+}
+
+int kvcache_pages_total(const struct kvcache *cache)
+{
+    return cache->n_pages;
+}
+
+int kvcache_pages_used(const struct kvcache *cache)
+{
+    return cache->n_pages - cache->n_free;
+}
+
+uint64_t kvcache_bytes_total(const struct kvcache *cache)
+{
+    return (uint64_t)cache->n_pages * kvcache_page_bytes(&cache->config, device_dtype(cache->dev));
+}
+
+uint64_t kvcache_bytes_used(const struct kvcache *cache)
+{
+    return (uint64_t)kvcache_pages_used(cache) *
+           kvcache_page_bytes(&cache->config, device_dtype(cache->dev));
+}

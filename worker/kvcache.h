@@ -1,0 +1,85 @@
+/*
+ * kvcache.h - the keys and values every live sequence still remembers.
+ *
+ * A slot is one sequence.  Its layers and cache heads differ in length: compression keeps what
+ * each needs.  A page holds ENGINE_PAGE_ROWS rows of one cache head; each head of each layer has
+ * its own page table.  Rows are stored after RoPE in ascending order of their original position,
+ * which is kept beside them; where rows are dropped while decoding they stay in order only if the
+ * cache is configured so.  The pool is allocated once: storing and appending fail with
+ * STATUS_EXHAUSTED rather than grow.
+ */
+#ifndef WORKER_KVCACHE_H
+#define WORKER_KVCACHE_H
+
+#include "kernels/op.h"
+
+struct kvcache;
+
+struct kvcache_config {
+    int slots;
+    int layers;
+    int head_dim;
+    int page_rows;
+    bool ordered;   /* kvcache_drop() keeps the order, which kvcache_first() needs */
+    uint64_t bytes; /* of the pool: as many whole pages as fit */
+};
+
+/* What `config` makes of its bytes, without allocating. */
+uint64_t kvcache_page_bytes(const struct kvcache_config *config, enum dtype dtype);
+int kvcache_pages_for(const struct kvcache_config *config, enum dtype dtype);
+
+status kvcache_create(struct kvcache **out, struct device *dev,
+                      const struct kvcache_config *config);
+void kvcache_destroy(struct kvcache *cache); /* NULL is fine */
+
+/* Opens an empty slot of `heads` cache heads a layer; max_rows (layers) bounds each head's rows
+ * of a layer.  Takes no pages. */
+status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows);
+void kvcache_release(struct kvcache *cache, int slot); /* an unopened slot is fine */
+
+/* The rows that a layer's cache head keeps of the prompt. */
+struct kv_rows {
+    const void *k, *v;        /* (rows of the layer, head_dim) */
+    const int32_t *index;     /* (n) on the device, ascending; NULL: the first n */
+    const int32_t *positions; /* (n) on the host: original positions of the kept rows */
+    int n;
+};
+status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
+                     const struct kv_rows *rows);
+
+/* Makes room for one row of a head at `position`, marked (see below); *row is its number in the
+ * pool, for op_kv_append(). */
+status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
+                      uint8_t mark, int32_t *row);
+
+/*
+ * Rows that may be dropped have a mass, the attention that they got so far, and a mark that says
+ * what kind of token they hold; the prompt's begin as 0.  Rows page * page_rows .. + n of a head:
+ */
+struct kv_notes {
+    const int32_t *positions;
+    float *mass;
+    uint8_t *mark;
+    int n;
+};
+struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page);
+
+/* Row `row` of the head is forgotten: the last one takes its number, or in an ordered cache those
+ * behind it move up.  Keys and values follow with kvcache_settle(), which is due before the next
+ * operation on the pool. */
+status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row);
+status kvcache_settle(struct kvcache *cache);
+
+int kvcache_rows(const struct kvcache *cache, int slot, int layer, int head);
+const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, int head);
+
+/* The first row whose position is at least `position`. */
+int kvcache_first(const struct kvcache *cache, int slot, int layer, int head, int position);
+
+const struct kv_pool *kvcache_pool(const struct kvcache *cache);
+int kvcache_pages_total(const struct kvcache *cache);
+int kvcache_pages_used(const struct kvcache *cache);
+uint64_t kvcache_bytes_total(const struct kvcache *cache);
+uint64_t kvcache_bytes_used(const struct kvcache *cache);
+
+#endif

@@ -1,0 +1,85 @@
+/* main.c - winnow-worker: options, link, rank; then everything closed in reverse. */
+#include "common/log.h"
+#include "common/rpc.h"
+#include "worker/model.h"
+#include "worker/rank.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static struct link *running; /* for the signal handler */
+
+static void on_signal(int number)
+{
+    (void)number;
+    link_stop(running);
+}
+
+/* The parent may have died before this was asked for. */
+static status die_with(int64_t parent)
+{
+    if (parent == 0) {
+        return STATUS_OK;
+    }
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != (pid_t)parent) {
+        return status_fail(STATUS_UNAVAILABLE, "the parent process %lld is gone",
+                           (long long)parent);
+    }
+    return STATUS_OK;
+}
+
+static status run(const struct worker_config *config)
+{
+    struct link_config link = {.coordinator = config->coordinator,
+                               .host = config->advertise,
+                               .device = config->backend,
+                               .memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
+                                               (uint64_t)sysconf(_SC_PAGESIZE),
+                               .fixed_rank = config->fixed_rank};
+    struct sigaction action = {.sa_handler = on_signal};
+
+    status st = die_with(config->parent_pid);
+    if (!st) {
+        st = model_fingerprint(&link.model_fingerprint, config->model);
+    }
+    if (!st) {
+        st = link_open(&running, &link);
+    }
+    if (st) {
+        return st;
+    }
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    st = rank_run(running, config);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    link_close(running);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    struct worker_config config;
+    enum options_outcome outcome;
+
+    if (worker_config_parse(&config, argc, argv, &outcome)) {
+        fprintf(stderr, "winnow-worker: %s\n", status_text());
+        return 2;
+    }
+    if (outcome != OPTIONS_RUN) {
+        return 0;
+    }
+    log_init("winnow-worker", config.log_debug ? LOG_DEBUG : LOG_INFO, config.log_json);
+    rpc_init();
+    status st = run(&config);
+    rpc_fini();
+    if (st) {
+        fprintf(stderr, "winnow-worker: %s\n", status_text());
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,237 @@
+#include "worker/prefill.h"
+
+#include "worker/forward.h"
+#include "worker/prompt_phase.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+/* The layer, part by part.  Chunk rows [begin, end) are rows of the layer. */
+
+static float *residual_row(const struct prompt_phase *phase, int row)
+{
+    return phase->residual + (size_t)row * (size_t)phase->member->model->config.hidden;
+}
+
+static status norm(const struct prompt_phase *phase, int layer, const float *residual, int rows)
+{
+    const struct member *member = phase->member;
+
+    return op_rmsnorm(member->dev, member->scratch->normed, residual,
+                      phase_weights(phase, layer)->input_norm, rows, member->model->config.hidden,
+                      member->model->config.rms_eps);
+}
+
+/* Keys (rotated) or values of the normed chunk to their rows of `to`. */
+static status project_keys(const struct prompt_phase *phase, const struct slice *slice,
+                           const struct matrix *w, void *to, const int32_t *positions)
+{
+    const struct member *member = phase->member;
+    struct scratch *s = member->scratch;
+    int rows = slice->end - slice->begin;
+    size_t head_dim = (size_t)member->model->config.head_dim;
+    status st = op_linear(member->dev, s->k, device_dtype(member->dev), s->normed, w, rows);
+
+    if (st) {
+        return st;
+    }
+    return op_rope(member->dev, &(struct rope){
+                                    .out = (char *)to + (size_t)slice->begin * head_dim *
+                                                            phase_act_bytes(member),
+                                    .x = s->k,
+                                    .positions = positions,
+                                    .inv_freq = member->model->inv_freq,
+                                    .row_stride = head_dim,
+                                    .head_stride = phase_kv_stride(member),
+                                    .rows = rows,
+                                    .heads = member->model->split.kv_heads,
+                                    .head_dim = (int)head_dim,
+                                });
+}
+
+/* The chunk's keys in scratch as they are before RoPE, for a cache that rotates them itself. */
+static status copy_raw_keys(const struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct member *member = phase->member;
+    size_t head_dim = (size_t)member->model->config.head_dim;
+
+    if (!phase->raw_k) {
+        return STATUS_OK;
+    }
+    return op_rope(member->dev, &(struct rope){
+                                    .out = (char *)phase->raw_k + (size_t)slice->begin * head_dim *
+                                                                      phase_act_bytes(member),
+                                    .x = member->scratch->k,
+                                    .row_stride = head_dim,
+                                    .head_stride = (size_t)slice->rows * head_dim,
+                                    .rows = slice->end - slice->begin,
+                                    .heads = member->model->split.kv_heads,
+                                    .head_dim = (int)head_dim,
+                                });
+}
+
+/* Norm, keys and values of the chunk; in layer 0 the rows come into being first. */
+static status keys_of_chunk(struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct member *member = phase->member;
+    const struct layer_weights *layer = phase_weights(phase, slice->layer);
+    float *residual = residual_row(phase, slice->begin);
+    int rows = slice->end - slice->begin;
+    status st = STATUS_OK;
+
+    if (slice->layer == 0) {
+        st = forward_embed(member, residual, phase->ids + slice->begin, rows);
+    }
+    if (!st) {
+        st = norm(phase, slice->layer, residual, rows);
+    }
+    if (!st) {
+        st = project_keys(phase, slice, &layer->k, phase->k, phase->positions + slice->begin);
+    }
+    if (!st) {
+        st = copy_raw_keys(phase, slice);
+    }
+    if (!st && !(slice->filter && slice->kind == SLICE_KEYS)) {
+        st = project_keys(phase, slice, &layer->v, phase->v, NULL);
+    }
+    return st;
+}
+
+/* Attention of the queries in scratch over keys 0..n_keys. */
+static status attend(const struct prompt_phase *phase, int rows, int first_row,
+                     const int32_t *q_index, int n_keys)
+{
+    const struct member *member = phase->member;
+    const struct model *model = member->model;
+
+    return op_attention(member->dev, &(struct attention){
+                                         .out = member->scratch->attended,
+                                         .q = member->scratch->q,
+                                         .k = phase->k,
+                                         .v = phase->v,
+                                         .kv_stride = phase_kv_stride(member),
+                                         .q_index = q_index,
+                                         .positions = phase->positions,
+                                         .lse = member->scratch->lse,
+                                         .first_row = first_row,
+                                         .rows = rows,
+                                         .n_keys = n_keys,
+                                         .q_heads = model->split.query_heads,
+                                         .kv_heads = model->split.kv_heads,
+                                         .head_dim = model->config.head_dim,
+                                         .sliding_window = model->config.sliding_window,
+                                     });
+}
+
+/* SLICE_WHOLE after its keys: the rest of the layer for the chunk's rows, in place. */
+static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct member *member = phase->member;
+    int rows = slice->end - slice->begin;
+    status st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin, rows);
+
+    if (!st) {
+        st = prefill_window_of_chunk(phase, slice);
+    }
+    if (!st) {
+        st = attend(phase, rows, slice->begin, NULL, slice->end);
+    }
+    if (!st && phase->columns.wanted) {
+        st = prefill_add_to_columns(phase, slice, member->scratch->lse);
+    }
+    return st ? st
+              : forward_output(member, phase_weights(phase, slice->layer), op_linear,
+                               residual_row(phase, slice->begin), rows);
+}
+
+/* SLICE_QUERIES: the layer for chosen rows [begin, end), which move to the front.  A chosen row
+ * never lies before its number among the chosen, so no row is overwritten before it is read. */
+static status rest_of_chosen(struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct member *member = phase->member;
+    float *residual = member->scratch->residual;
+    const int32_t *index = phase->chosen + slice->begin;
+    int rows = slice->end - slice->begin;
+    size_t row_bytes = (size_t)member->model->config.hidden * sizeof(float);
+    status st;
+
+    st = op_gather_rows(member->dev, residual, phase->residual, index, rows, row_bytes);
+    if (!st) {
+        st = norm(phase, slice->layer, residual, rows);
+    }
+    if (!st) {
+        st = prefill_project_queries(phase, slice->layer, phase->next_positions + slice->begin,
+                                     rows);
+    }
+    if (!st) {
+        st = attend(phase, rows, 0, index, slice->rows);
+    }
+    if (!st) {
+        st = forward_output(member, phase_weights(phase, slice->layer), op_linear, residual, rows);
+    }
+    if (!st) {
+        st = op_gather_rows(member->dev, residual_row(phase, slice->begin), residual,
+                            member->scratch->in_order, rows, row_bytes);
+    }
+    return st;
+}
+
+/* The chosen rows are at the front now; their positions follow. */
+static status drop_rows(struct prompt_phase *phase, int chosen)
+{
+    int32_t *positions = phase->positions;
+
+    phase->positions = phase->next_positions;
+    phase->next_positions = positions;
+    return device_download(phase->member->dev, phase->host_positions, phase->positions,
+                           (size_t)chosen * sizeof(*positions));
+}
+
+static status run_slice(struct prompt_phase *phase, const struct slice *slice)
+{
+    status st = STATUS_OK;
+
+    if (slice->kind != SLICE_QUERIES) {
+        st = keys_of_chunk(phase, slice);
+    }
+    if (!st && slice->kind == SLICE_KEYS) {
+        st = prefill_window_of_keys(phase, slice);
+        if (!st) {
+            st = prefill_columns_of_keys(phase, slice);
+        }
+    }
+    if (!st && slice->kind == SLICE_WHOLE) {
+        st = rest_of_chunk(phase, slice);
+    }
+    if (!st && slice->last_keys && !slice->filter) {
+        st = prefill_choose(phase, slice);
+    }
+    if (!st && slice->filter && slice->kind == SLICE_KEYS && slice->last_keys) {
+        st = prefill_filter(phase, slice);
+    }
+    if (!st && slice->kind == SLICE_QUERIES) {
+        st = rest_of_chosen(phase, slice);
+        if (!st && slice->end == slice->chosen) {
+            st = drop_rows(phase, slice->chosen);
+        }
+    }
+    return st;
+}
+
+status prefill_slice(struct prompt_phase *phase, bool *done)
+{
+    const struct member *member = phase->member;
+    const struct sequence *sequence = phase->sequence;
+    struct slice slice;
+    bool more = slices_next(&phase->cursor, &slice);
+
+    assert(more);
+    phase->counts = method_layer_rows(&sequence->params, &member->model->config, sequence->n_prompt,
+                                      slice.layer, slice.rows);
+    status st = run_slice(phase, &slice);
+    if (st) {
+        return status_note(st, "slot %d, layer %d", sequence->slot, slice.layer);
+    }
+    *done = phase->cursor.next.end == 0;
+    return *done ? forward_logits(member, residual_row(phase, slice.chosen - 1), 1) : STATUS_OK;
+}

@@ -1,0 +1,198 @@
+/* prefill_queries.c - the queries of a chunk, and how those of some rows score the layer. */
+#include "worker/policy/score.h"
+#include "worker/prompt_phase.h"
+
+#include <stddef.h>
+
+/* Rows of x (heads, head_dim) to `out`, rotated when positions are given. */
+static status rotate(const struct member *member, void *out, const void *x,
+                     const int32_t *positions, int rows, int heads)
+{
+    size_t head_dim = (size_t)member->model->config.head_dim;
+
+    return op_rope(member->dev, &(struct rope){
+                                    .out = out,
+                                    .x = x,
+                                    .positions = positions,
+                                    .inv_freq = member->model->inv_freq,
+                                    .row_stride = (size_t)heads * head_dim,
+                                    .head_stride = head_dim,
+                                    .rows = rows,
+                                    .heads = heads,
+                                    .head_dim = (int)head_dim,
+                                });
+}
+
+status prefill_project_queries(const struct prompt_phase *phase, int layer,
+                               const int32_t *positions, int rows)
+{
+    const struct member *member = phase->member;
+    struct scratch *s = member->scratch;
+    status st = op_linear(member->dev, s->q, device_dtype(member->dev), s->normed,
+                          &phase_weights(phase, layer)->q, rows);
+
+    return st ? st : rotate(member, s->q, s->q, positions, rows, member->model->split.query_heads);
+}
+
+static void *window_queries(const struct prompt_phase *phase)
+{
+    return phase->long_window_q ? phase->long_window_q : phase->window_q;
+}
+
+/* The last layer's row needs no choice; a drop that all rows survive needs none either. */
+static bool drops_by_sums(const struct prompt_phase *phase, const struct slice *slice)
+{
+    return phase->policy->sums_rows && phase->counts.propagated < slice->rows &&
+           slice->layer + 1 < phase->member->model->config.layers;
+}
+
+static bool is_scored(const struct prompt_phase *phase, const struct slice *slice)
+{
+    if (slice->filter) {
+        return slice->kind == SLICE_KEYS;
+    }
+    return (phase->policy->window_queries && phase->counts.selects) || drops_by_sums(phase, slice);
+}
+
+/* The first of the rows whose queries score the layer. */
+static int window_begin(const struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct sequence *sequence = phase->sequence;
+
+    return slice->rows - method_score_rows(&sequence->params, sequence->n_prompt);
+}
+
+/* The chunk's rows that lie in the window which scores this layer: *first..end. */
+static bool chunk_in_window(const struct prompt_phase *phase, const struct slice *slice, int *first)
+{
+    int window = window_begin(phase, slice);
+
+    if (!is_scored(phase, slice) || slice->end <= window) {
+        return false;
+    }
+    *first = window > slice->begin ? window : slice->begin;
+    return true;
+}
+
+static void *window_row(const struct prompt_phase *phase, const struct slice *slice, int row)
+{
+    const struct member *member = phase->member;
+    size_t t = (size_t)(row - window_begin(phase, slice));
+
+    return (char *)window_queries(phase) +
+           t * phase_query_elements(member->model) * phase_act_bytes(member);
+}
+
+struct policy_layer prefill_describe_layer(const struct prompt_phase *phase,
+                                           const struct slice *slice)
+{
+    return (struct policy_layer){
+        .params = &phase->sequence->params,
+        .layer = slice->layer,
+        .n_prompt = phase->sequence->n_prompt,
+        .rows = slice->rows,
+        .counts = phase->counts,
+        .k = phase->k,
+        .v = phase->v,
+        .kv_stride = phase_kv_stride(phase->member),
+        .window_q = window_queries(phase),
+        .sums = drops_by_sums(phase, slice) ? phase->sums : NULL,
+        .positions = phase->positions,
+        .columns = phase->columns.all,
+        .near_columns = phase->columns.near,
+        .marks = phase->host_marks,
+        .propagated = phase->chosen,
+    };
+}
+
+/* The rows from `first` on score the earlier ones, by their queries in scratch: weights rise from
+ * row to row. */
+static status sum_rows(const struct prompt_phase *phase, const struct slice *slice, int first)
+{
+    const struct member *member = phase->member;
+    const struct policy_layer layer = prefill_describe_layer(phase, slice);
+    int begin = window_begin(phase, slice);
+    int steps = slice->rows - 1 - begin;
+    float rise = (float)(layer.params->pi_distance_weight - 1.0);
+    float step = steps > 0 ? rise / (float)steps : 0.0F;
+    status st = rotate(member, member->scratch->q, member->scratch->q, phase->positions + first,
+                       slice->end - first, member->model->split.query_heads);
+
+    return st ? st
+              : score_add_rows(phase->member, &layer,
+                               &(struct score_rows){
+                                   .q = member->scratch->q,
+                                   .first = first,
+                                   .end = slice->end,
+                                   .scored = begin,
+                                   .weight = 1.0F + (float)(first - begin) * step,
+                                   .weight_step = step,
+                               });
+}
+
+status prefill_window_of_keys(const struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct member *member = phase->member;
+    struct scratch *s = member->scratch;
+    int first;
+
+    if (!chunk_in_window(phase, slice, &first)) {
+        return STATUS_OK;
+    }
+    int rows = slice->end - first;
+    const char *normed = (const char *)s->normed + (size_t)(first - slice->begin) *
+                                                       (size_t)member->model->config.hidden *
+                                                       phase_act_bytes(member);
+    status st = op_linear(member->dev, s->q, device_dtype(member->dev), normed,
+                          &phase_weights(phase, slice->layer)->q, rows);
+    if (!st && drops_by_sums(phase, slice)) {
+        return sum_rows(phase, slice, first);
+    }
+    return st ? st
+              : rotate(member, window_row(phase, slice, first), s->q, phase->positions + first,
+                       rows, member->model->split.query_heads);
+}
+
+status prefill_window_of_chunk(const struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct member *member = phase->member;
+    int first;
+
+    if (!chunk_in_window(phase, slice, &first)) {
+        return STATUS_OK;
+    }
+    const char *q = (const char *)member->scratch->q + (size_t)(first - slice->begin) *
+                                                           phase_query_elements(member->model) *
+                                                           phase_act_bytes(member);
+    return rotate(member, window_row(phase, slice, first), q, NULL, slice->end - first,
+                  member->model->split.query_heads);
+}
+
+status prefill_add_to_columns(const struct prompt_phase *phase, const struct slice *slice,
+                              const float *lse)
+{
+    const struct member *member = phase->member;
+
+    return columns_add(&phase->columns, member,
+                       &(struct columns_chunk){
+                           .k = phase->k,
+                           .kv_stride = phase_kv_stride(member),
+                           .positions = phase->positions,
+                           .lse = lse,
+                           .first_row = slice->begin,
+                           .rows = slice->end - slice->begin,
+                           .rows_in_layer = slice->rows,
+                       });
+}
+
+status prefill_columns_of_keys(const struct prompt_phase *phase, const struct slice *slice)
+{
+    status st;
+
+    if (!phase->columns.wanted) {
+        return STATUS_OK;
+    }
+    st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin,
+                                 slice->end - slice->begin);
+    return st ? st : prefill_add_to_columns(phase, slice, NULL);
+}

@@ -1,0 +1,106 @@
+/*
+ * prompt_phase.h - what one prompt needs between its slices; private to prefill*.c and
+ * prompt_phase.c.
+ *
+ * prompt_phase.c owns the memory, prefill.c runs the slices, prefill_queries.c has the queries
+ * that score a layer, prefill_choice.c does what the policy chose.
+ */
+#ifndef WORKER_PROMPT_PHASE_H
+#define WORKER_PROMPT_PHASE_H
+
+#include "worker/columns.h"
+#include "worker/policy.h"
+#include "worker/prefill.h"
+
+enum {
+    /* Windows are short; the queries of a longer one take memory of their own while its prompt
+     * lasts. */
+    WINDOW_ROWS = 256,
+};
+
+struct prompt_phase {
+    struct member *member;
+    struct kvcache *cache;
+
+    /* Device memory for one prompt of any length, allocated once. */
+    float *residual;    /* (max_context, hidden); after a choice its rows are the chosen ones */
+    void *k, *v;        /* (kv heads, max_context, head_dim): the layer's, rotated */
+    float *sums;        /* (max_context): scores of a layer's rows, added up chunk by chunk */
+    int32_t *ids;       /* (max_context): of the rows that enter layer 0 */
+    int32_t *positions; /* (max_context): original positions of the rows */
+    int32_t *next_positions; /* (max_context): those of the chosen rows */
+    int32_t *chosen;         /* (max_context): rows that go on from a layer that drops some */
+    void *window_q;          /* (WINDOW_ROWS, query heads, head_dim) */
+    struct columns columns;  /* for methods that choose by all rows */
+    int32_t *host_positions; /* (max_context): mirror of positions */
+    uint8_t *host_marks;     /* (max_context): evict_mark() of the tokens */
+    int32_t *host_list;      /* (max_context): a list of rows, then of their positions */
+
+    /* One prompt. */
+    struct sequence *sequence; /* NULL: idle */
+    struct slices cursor;
+    struct layer_rows counts; /* of the current layer */
+    const struct policy *policy;
+    void *raw_k;         /* (kv heads, n_prompt, head_dim): before RoPE; NULL: not needed */
+    void *long_window_q; /* instead of window_q; NULL: not needed */
+    struct trace *trace; /* NULL: not asked for */
+};
+
+/* Sizes: bytes of an activation, elements of a row's keys and queries, elements between heads. */
+static inline size_t phase_act_bytes(const struct member *member)
+{
+    return dtype_bytes(device_dtype(member->dev));
+}
+
+static inline size_t phase_key_elements(const struct model *model)
+{
+    return (size_t)model->split.kv_heads * (size_t)model->config.head_dim;
+}
+
+static inline size_t phase_query_elements(const struct model *model)
+{
+    return (size_t)model->split.query_heads * (size_t)model->config.head_dim;
+}
+
+static inline size_t phase_kv_stride(const struct member *member)
+{
+    return (size_t)member->max_context * (size_t)member->model->config.head_dim;
+}
+
+static inline const struct layer_weights *phase_weights(const struct prompt_phase *phase, int layer)
+{
+    return &phase->member->model->layers[layer];
+}
+
+/* prefill_queries.c */
+
+/* What a policy is told about the layer of a slice. */
+struct policy_layer prefill_describe_layer(const struct prompt_phase *phase,
+                                           const struct slice *slice);
+
+/* Queries of the normed rows in scratch, rotated. */
+status prefill_project_queries(const struct prompt_phase *phase, int layer,
+                               const int32_t *positions, int rows);
+
+/* SLICE_KEYS: of the normed chunk only the window's queries are needed now. */
+status prefill_window_of_keys(const struct prompt_phase *phase, const struct slice *slice);
+
+/* SLICE_WHOLE: the window's queries are among those of the chunk. */
+status prefill_window_of_chunk(const struct prompt_phase *phase, const struct slice *slice);
+
+/* SLICE_KEYS: column sums need the queries of rows that nothing else needs. */
+status prefill_columns_of_keys(const struct prompt_phase *phase, const struct slice *slice);
+
+/* The chunk's queries in scratch join the column sums; lse may be NULL. */
+status prefill_add_to_columns(const struct prompt_phase *phase, const struct slice *slice,
+                              const float *lse);
+
+/* prefill_choice.c */
+
+/* All keys of the layer are there: the policy chooses, what is kept goes to the cache. */
+status prefill_choose(struct prompt_phase *phase, const struct slice *slice);
+
+/* The filter pass is over: the chosen tokens are the rows of the second one. */
+status prefill_filter(struct prompt_phase *phase, const struct slice *slice);
+
+#endif

@@ -1,0 +1,210 @@
+#include "worker/rank.h"
+
+#include "common/log.h"
+#include "common/plan.h"
+#include "worker/engine.h"
+#include "worker/model.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { COLLECTIVE_TIMEOUT_MS = 120000, FREE_MEMORY_PERCENT = 40 };
+
+struct rank {
+    struct link *link;
+    const struct worker_config *config;
+    enum dtype dtype; /* of the open device */
+    struct device *device;
+    struct model *model;
+    int rank, size; /* that the model is split for */
+    struct comm *comm;
+    struct engine *engine;
+    uint64_t epoch; /* of the engine */
+    bool check_selection;
+};
+
+/* The group is over; weights stay. */
+static void leave_group(struct rank *rank)
+{
+    engine_close(rank->engine);
+    rank->engine = NULL;
+    link_watch(rank->link, NULL);
+    comm_close(rank->comm);
+    rank->comm = NULL;
+    rank->epoch = 0;
+}
+
+static void unload(struct rank *rank)
+{
+    leave_group(rank);
+    model_close(rank->model);
+    rank->model = NULL;
+    device_close(rank->device);
+    rank->device = NULL;
+}
+
+/* float16 weights on a CPU, which has no float16 arithmetic here: float32 loses nothing. */
+static enum dtype compute_dtype(const struct rank *rank, enum dtype asked)
+{
+    bool cpu = rank->config->backend[0] == 'c' && rank->config->backend[1] == 'p';
+
+    return cpu && asked == DTYPE_F16 ? DTYPE_F32 : asked;
+}
+
+static status load(struct rank *rank, const struct link_assignment *assign)
+{
+    enum dtype dtype = compute_dtype(rank, assign->dtype);
+
+    if (rank->model && rank->dtype == dtype && rank->rank == (int)assign->rank &&
+        rank->size == (int)assign->size) {
+        return STATUS_OK;
+    }
+    unload(rank);
+    const struct device_config device = {
+        .dtype = dtype, .index = rank->config->device_index, .threads = rank->config->threads};
+    status st = device_open(&rank->device, rank->config->backend, &device);
+    if (!st) {
+        st = model_open(&rank->model, rank->device, rank->config->model, (int)assign->rank,
+                        (int)assign->size);
+    }
+    rank->dtype = dtype;
+    rank->rank = (int)assign->rank;
+    rank->size = (int)assign->size;
+    return st;
+}
+
+/* Pages are touched only when used, so this is a bound and no reservation. */
+static uint64_t pool_bytes(const struct worker_config *config)
+{
+    if (config->kv_memory > 0) {
+        return (uint64_t)config->kv_memory;
+    }
+    uint64_t free_bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return free_bytes / 100 * FREE_MEMORY_PERCENT;
+}
+
+static status join(struct rank *rank, const struct link_assignment *assign)
+{
+    const struct comm_config comm = {.rank = (int)assign->rank,
+                                     .size = (int)assign->size,
+                                     .epoch = assign->epoch,
+                                     .host = rank->config->advertise,
+                                     .timeout_ms = COLLECTIVE_TIMEOUT_MS,
+                                     .store = link_store(rank->link)};
+    const struct engine_config engine = {.max_context = (int)assign->max_context,
+                                         .kv_bytes = pool_bytes(rank->config),
+                                         .check_selection = assign->check_selection};
+
+    status st = load(rank, assign);
+    if (!st) {
+        st = comm_open(&rank->comm, &comm);
+    }
+    if (!st) {
+        link_watch(rank->link, rank->comm);
+        st = engine_open(&rank->engine, rank->device, rank->model, rank->comm, &engine);
+    }
+    if (st) {
+        return st;
+    }
+    struct engine_memory memory = engine_memory(rank->model, rank->dtype, &engine);
+    rank->epoch = assign->epoch;
+    const struct link_ready ready = {.kv_bytes_total = engine_kv_bytes_total(rank->engine),
+                                     .pages_total = (uint32_t)engine_pages_total(rank->engine),
+                                     .page_rows = ENGINE_PAGE_ROWS,
+                                     .weight_bytes = rank->model->bytes,
+                                     .scratch_bytes = memory.hidden + memory.layer_kv + memory.step,
+                                     .device = device_description(rank->device)};
+    log_info("rank: ready group=%u rank=%u size=%u epoch=%llu device=\"%s\" weight_bytes=%llu "
+             "hidden_bytes=%llu layer_kv_bytes=%llu step_bytes=%llu pool_bytes=%llu",
+             assign->group, assign->rank, assign->size, (unsigned long long)assign->epoch,
+             ready.device, (unsigned long long)ready.weight_bytes,
+             (unsigned long long)memory.hidden, (unsigned long long)memory.layer_kv,
+             (unsigned long long)memory.step, (unsigned long long)memory.pool);
+    link_send_ready(rank->link, assign->epoch, &ready);
+    return STATUS_OK;
+}
+
+static status execute(struct rank *rank, const uint8_t *data, size_t bytes)
+{
+    struct step_result result;
+    struct plan plan;
+    uint8_t *packed;
+    size_t packed_bytes;
+
+    status st = plan_decode(&plan, data, bytes, &rank->model->config);
+    if (st) {
+        return st;
+    }
+    st = plan.epoch == rank->epoch
+             ? engine_step(rank->engine, &plan, &result)
+             : status_fail(STATUS_INTERNAL, "plan of epoch %llu in %llu",
+                           (unsigned long long)plan.epoch, (unsigned long long)rank->epoch);
+    if (!st) {
+        st = step_result_encode(&result, &packed, &packed_bytes);
+    }
+    if (!st) {
+        link_send_result(rank->link, packed, packed_bytes);
+        link_count_step(rank->link);
+        free(packed);
+    }
+    plan_free(&plan);
+    return st;
+}
+
+/* A fault ends this rank's part in the epoch; the coordinator dissolves the group. */
+static void fault(struct rank *rank, uint64_t epoch, status st)
+{
+    link_send_fault(rank->link, epoch, st);
+    leave_group(rank);
+}
+
+/* A model that cannot be loaded will not load the next time either. */
+static bool is_final(status st)
+{
+    return st == STATUS_INVALID || st == STATUS_NOT_FOUND || st == STATUS_UNIMPLEMENTED;
+}
+
+/* Failures end the epoch; only what no other epoch can mend is returned. */
+static status handle(struct rank *rank, const struct link_event *event)
+{
+    status st;
+
+    if (event->kind == LINK_LEAVE) {
+        leave_group(rank);
+    } else if (event->kind == LINK_ASSIGN) {
+        leave_group(rank);
+        st = join(rank, &event->assign);
+        if (st) {
+            fault(rank, event->assign.epoch, st);
+        }
+        if (is_final(st)) {
+            return st;
+        }
+    } else if (rank->engine) { /* a plan; without an engine it is of an epoch that failed */
+        uint64_t epoch = rank->epoch;
+        st = execute(rank, event->plan, event->plan_bytes);
+        if (st) {
+            fault(rank, epoch, st);
+        }
+    }
+    return STATUS_OK;
+}
+
+status rank_run(struct link *link, const struct worker_config *config)
+{
+    struct rank rank = {.link = link, .config = config};
+    struct link_event event;
+    status st = STATUS_OK;
+
+    for (link_next(link, &event); event.kind != LINK_STOP; link_next(link, &event)) {
+        st = handle(&rank, &event);
+        if (event.kind == LINK_PLAN) {
+            free(event.plan);
+        }
+        if (st) {
+            break;
+        }
+    }
+    unload(&rank);
+    return st;
+}

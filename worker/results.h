@@ -1,0 +1,31 @@
+/*
+ * results.h - what a step reports, in memory that lives until the next step.
+ */
+#ifndef WORKER_RESULTS_H
+#define WORKER_RESULTS_H
+
+#include "common/plan.h"
+#include "worker/trace.h"
+
+enum { RESULTS_MAX = PLAN_MAX_ADVANCE + PLAN_MAX_DECODE };
+
+struct results {
+    struct result_token tokens[RESULTS_MAX];
+    struct result_prompt prompts[RESULTS_MAX];
+    struct trace *traces[RESULTS_MAX]; /* behind the prompts; NULL where not asked for */
+    struct result_logits logits[RESULTS_MAX];
+    uint32_t n_tokens, n_prompts, n_logits;
+};
+
+void results_reset(struct results *results);
+
+void results_token(struct results *results, int slot, int32_t id);
+
+/* Takes the trace, which may be NULL; the lists of `prompt` are filled from it. */
+void results_prompt_take(struct results *results, const struct result_prompt *prompt,
+                         struct trace *trace);
+
+/* Room for a row of logits, which the caller fills. */
+status results_logits(struct results *results, int slot, bool prompt, int n_values, float **out);
+
+#endif

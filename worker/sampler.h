@@ -1,0 +1,33 @@
+/*
+ * sampler.h - logits to tokens, over vocabulary shards, by all ranks together.
+ *
+ * Each rank has the logits of its own vocabulary rows.  Greedy: the largest, ties to the lowest
+ * id.  With a temperature: temperature, then top_k, top_p and min_p in this order leave a set of
+ * ids, from which a Gumbel maximum draws.  The noise is a function of (seed, sample, step, id)
+ * and the set is exact, so a token depends neither on the number of ranks nor on the batch.
+ */
+#ifndef WORKER_SAMPLER_H
+#define WORKER_SAMPLER_H
+
+#include "worker/member.h"
+#include "worker/sequence.h"
+
+struct sampler;
+
+/* Bytes of device memory that it takes. */
+uint64_t sampler_bytes(int ranks);
+
+status sampler_create(struct sampler **out, struct member *member);
+void sampler_destroy(struct sampler *sampler); /* NULL is fine */
+
+/* What one row is drawn with. */
+struct sampler_row {
+    const struct sampling *sampling;
+    uint32_t step; /* tokens chosen before */
+};
+
+/* ids (n) on the host, from logits (n, vocabulary rows) on the device; n <= 64. */
+status sampler_choose(struct sampler *sampler, int32_t *ids, const float *logits,
+                      const struct sampler_row *rows, int n);
+
+#endif

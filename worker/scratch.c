@@ -1,0 +1,192 @@
+#include "worker/scratch.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One tensor: where its address goes, and how large it is. */
+struct buffer {
+    void *field; /* a pointer in struct scratch */
+    size_t count;
+    size_t bytes; /* of one element */
+    const char *what;
+};
+
+static int list_buffers(struct buffer *list, struct scratch *s, const struct model *model,
+                        enum dtype dtype, int max_context, int ranks)
+{
+    const struct split *split = &model->split;
+    size_t act = dtype_bytes(dtype);
+    size_t hidden = (size_t)model->config.hidden;
+    size_t query = (size_t)split->query_heads * (size_t)model->config.head_dim;
+    size_t key = (size_t)split->kv_heads * (size_t)model->config.head_dim;
+    size_t mlp = (size_t)split->mlp_columns;
+    size_t context = (size_t)max_context;
+    size_t tables = (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)split->query_heads;
+    const struct buffer all[] = {
+        {&s->normed, SLICE_ROWS * hidden, act, "normed rows"},
+        {&s->q, SLICE_ROWS * query, act, "query rows"},
+        {&s->k, SLICE_ROWS * key, act, "key rows"},
+        {&s->v, SLICE_ROWS * key, act, "value rows"},
+        {&s->wide_k, SCRATCH_DECODE_ROWS * query, act, "keys by query head"},
+        {&s->wide_v, SCRATCH_DECODE_ROWS * query, act, "values by query head"},
+        {&s->attended, SLICE_ROWS * query, act, "attention rows"},
+        {&s->lse, SLICE_ROWS * (size_t)split->query_heads, sizeof(float), "normalisers"},
+        {&s->gate, SLICE_ROWS * mlp, act, "MLP gate rows"},
+        {&s->up, SLICE_ROWS * mlp, act, "MLP rows"},
+        {&s->partial, SLICE_ROWS * hidden, sizeof(float), "partial sums"},
+        {&s->residual, SLICE_ROWS * hidden, sizeof(float), "residual rows"},
+        {&s->logits, SCRATCH_DECODE_ROWS * (size_t)split->vocab_rows, sizeof(float), "logits"},
+        {&s->scores, (size_t)split->query_heads * context, sizeof(float), "scores"},
+        {&s->pooled, (size_t)split->query_heads * context, sizeof(float), "pooled scores"},
+        {&s->total, context, sizeof(float), "total scores"},
+        {&s->kept, (size_t)split->query_heads * context, sizeof(int32_t), "kept rows"},
+        {&s->chosen, context, sizeof(int32_t), "chosen rows"},
+        {&s->in_order, SLICE_ROWS, sizeof(int32_t), "row numbers"},
+        {&s->row_weights, SLICE_ROWS, sizeof(float), "row weights"},
+        {&s->ids, SCRATCH_DECODE_ROWS, sizeof(int32_t), "token ids"},
+        {&s->positions, SCRATCH_DECODE_ROWS, sizeof(int32_t), "positions"},
+        {&s->key_positions, SCRATCH_DECODE_ROWS, sizeof(int32_t), "key positions"},
+        {&s->tables, tables, sizeof(int32_t *), "page tables of a step"},
+        {&s->first, tables, sizeof(int32_t), "first rows of a step"},
+        {&s->length, tables, sizeof(int32_t), "lengths of a step"},
+        {&s->slot, tables, sizeof(int32_t), "new rows of a step"},
+        {&s->kv_head_of, SCRATCH_DECODE_ROWS * (size_t)split->query_heads, sizeof(int32_t),
+         "KV heads of query heads"},
+        {&s->key_counts, (size_t)split->query_heads * OP_KEY_BINS, sizeof(int32_t),
+         "counts of scores"},
+        {&s->key_sums, OP_KEY_BINS, sizeof(int64_t), "sums of counts"},
+        {&s->key_sums_of_all, OP_KEY_BINS * (size_t)ranks, sizeof(int64_t),
+         "sums of counts of all ranks"},
+        {&s->hashes, 2, sizeof(uint64_t), "hashes"},
+        {&s->hashes_of_all, 2 * (size_t)ranks, sizeof(uint64_t), "hashes of all ranks"},
+    };
+    int n = (int)(sizeof(all) / sizeof(all[0]));
+
+    assert(n <= SCRATCH_BUFFERS);
+    for (int i = 0; i < n; i++) {
+        list[i] = all[i];
+    }
+    return n;
+}
+
+uint64_t scratch_bytes(const struct model *model, enum dtype dtype, int max_context, int ranks)
+{
+    struct buffer list[SCRATCH_BUFFERS];
+    struct scratch unused;
+    int n = list_buffers(list, &unused, model, dtype, max_context, ranks);
+    uint64_t total = 0;
+
+    for (int i = 0; i < n; i++) {
+        total += (uint64_t)list[i].count * list[i].bytes;
+    }
+    return total;
+}
+
+static status allocate_host(struct scratch *s, const struct model *model, int max_context,
+                            int ranks)
+{
+    size_t heads = (size_t)model->split.kv_heads;
+    size_t tables =
+        (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)model->split.query_heads;
+
+    s->host_rows = calloc(heads * (size_t)max_context, sizeof(*s->host_rows));
+    s->host_mass = calloc((size_t)max_context, sizeof(*s->host_mass));
+    s->host_other = calloc((size_t)max_context, sizeof(*s->host_other));
+    s->host_marks = calloc((size_t)max_context, sizeof(*s->host_marks));
+    s->host_near = calloc((size_t)max_context, sizeof(*s->host_near));
+    s->host_zeros = calloc((size_t)max_context, sizeof(*s->host_zeros));
+    s->host_tables = calloc(tables, sizeof(*s->host_tables));
+    s->host_first = calloc(tables, sizeof(*s->host_first));
+    s->host_length = calloc(tables, sizeof(*s->host_length));
+    s->host_slot = calloc(tables, sizeof(*s->host_slot));
+    s->host_key_counts =
+        calloc((size_t)model->split.query_heads * OP_KEY_BINS, sizeof(*s->host_key_counts));
+    s->host_key_sums = calloc(OP_KEY_BINS * (size_t)ranks, sizeof(*s->host_key_sums));
+    s->host_hashes = calloc(2 * (size_t)ranks, sizeof(*s->host_hashes));
+    if (!s->host_rows || !s->host_mass || !s->host_near || !s->host_other || !s->host_marks ||
+        !s->host_zeros || !s->host_tables || !s->host_first || !s->host_length || !s->host_slot ||
+        !s->host_key_counts || !s->host_key_sums || !s->host_hashes) {
+        return status_fail(STATUS_EXHAUSTED, "scratch: out of memory");
+    }
+    return STATUS_OK;
+}
+
+/* to[i] = i / by. */
+static status upload_quotients(struct scratch *s, int32_t *to, int n, int by)
+{
+    int32_t *numbers = malloc((size_t)n * sizeof(*numbers));
+
+    if (!numbers) {
+        return status_fail(STATUS_EXHAUSTED, "scratch: out of memory");
+    }
+    for (int i = 0; i < n; i++) {
+        numbers[i] = i / by;
+    }
+    status st = device_upload(s->dev, to, numbers, (size_t)n * sizeof(*numbers));
+    free(numbers);
+    return st;
+}
+
+status scratch_create(struct scratch **out, struct device *dev, const struct model *model,
+                      int max_context, int ranks)
+{
+    struct buffer list[SCRATCH_BUFFERS];
+    struct scratch *s = calloc(1, sizeof(*s));
+    status st;
+
+    if (!s) {
+        return status_fail(STATUS_EXHAUSTED, "scratch: out of memory");
+    }
+    s->dev = dev;
+    int n = list_buffers(list, s, model, device_dtype(dev), max_context, ranks);
+    for (int i = 0; i < n; i++) {
+        void *memory;
+        st = device_alloc(dev, &memory, list[i].count * list[i].bytes, list[i].what);
+        if (st) {
+            goto fail;
+        }
+        s->device_memory[s->n_device_memory++] = memory;
+        memcpy(list[i].field, &memory, sizeof(memory));
+    }
+    st = allocate_host(s, model, max_context, ranks);
+    if (!st) {
+        st = upload_quotients(s, s->in_order, SLICE_ROWS, 1);
+    }
+    if (!st) {
+        st = upload_quotients(s, s->kv_head_of, SCRATCH_DECODE_ROWS * model->split.query_heads,
+                              model->split.query_heads / model->split.kv_heads);
+    }
+    if (st) {
+        goto fail;
+    }
+    *out = s;
+    return STATUS_OK;
+fail:
+    scratch_destroy(s);
+    return st;
+}
+
+void scratch_destroy(struct scratch *scratch)
+{
+    if (!scratch) {
+        return;
+    }
+    for (int i = 0; i < scratch->n_device_memory; i++) {
+        device_free(scratch->dev, scratch->device_memory[i]);
+    }
+    free(scratch->host_rows);
+    free(scratch->host_mass);
+    free(scratch->host_near);
+    free(scratch->host_other);
+    free(scratch->host_marks);
+    free(scratch->host_zeros);
+    free(scratch->host_tables);
+    free(scratch->host_first);
+    free(scratch->host_length);
+    free(scratch->host_slot);
+    free(scratch->host_key_counts);
+    free(scratch->host_key_sums);
+    free(scratch->host_hashes);
+    free(scratch);
+}

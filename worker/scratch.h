@@ -1,0 +1,87 @@
+/*
+ * scratch.h - every temporary tensor of a step, allocated once.
+ *
+ * One step uses them at a time: a chunk of prompt rows, then the rows of a decode step.  What a
+ * prompt needs between its slices is in struct prompt_phase (prefill.h).
+ */
+#ifndef WORKER_SCRATCH_H
+#define WORKER_SCRATCH_H
+
+#include "common/plan.h"
+#include "common/slices.h"
+#include "worker/model.h"
+
+enum {
+    SCRATCH_BUFFERS = 40,
+    SCRATCH_DECODE_ROWS = PLAN_MAX_DECODE,
+};
+
+struct scratch {
+    /* Rows of a chunk or of a decode step: (SLICE_ROWS, ...). */
+    void *normed;          /* hidden, act */
+    void *q;               /* query heads * head_dim, act */
+    void *k, *v;           /* kv heads * head_dim, act */
+    void *wide_k, *wide_v; /* (SCRATCH_DECODE_ROWS, query heads * head_dim), act */
+    void *attended;        /* query heads * head_dim, act */
+    float *lse;            /* (query heads, SLICE_ROWS): of the rows' attention */
+    void *gate, *up;       /* MLP columns, act */
+    float *partial;        /* hidden: this rank's summand of a projection */
+    float *residual;       /* hidden: chosen rows of a chunk, or the rows of a decode step */
+    float *logits;         /* (SCRATCH_DECODE_ROWS, vocabulary rows) */
+
+    /* Choosing rows of one layer. */
+    float *scores;      /* (query heads, max_context) */
+    float *pooled;      /* likewise */
+    float *total;       /* (max_context): sums over all heads of all ranks */
+    int32_t *kept;      /* (query heads, max_context), by cache head */
+    int32_t *chosen;    /* (max_context) */
+    int32_t *in_order;  /* (SLICE_ROWS): 0, 1, 2, ... */
+    float *row_weights; /* (SLICE_ROWS): of scoring rows of a chunk */
+
+    /* One decode step: (SCRATCH_DECODE_ROWS) and (layers, SCRATCH_DECODE_ROWS * query heads),
+     * as many of these as there are cache heads. */
+    int32_t *ids;
+    int32_t *positions;
+    int32_t *key_positions;
+    const int32_t **tables;
+    int32_t *first;
+    int32_t *length;
+    int32_t *slot;
+    int32_t *kv_head_of; /* (SCRATCH_DECODE_ROWS * query heads): i / (query heads / kv heads) */
+
+    /* The k-th largest score of all heads of all ranks, found by key. */
+    int32_t *key_counts;      /* (query heads, OP_KEY_BINS), by cache head */
+    int64_t *key_sums;        /* (OP_KEY_BINS) of this rank's heads */
+    int64_t *key_sums_of_all; /* (ranks, OP_KEY_BINS) */
+
+    uint64_t *hashes;        /* (2) of this rank */
+    uint64_t *hashes_of_all; /* (ranks, 2) */
+
+    /* Mirrors on the host. */
+    int32_t *host_rows;          /* (kv heads, max_context) */
+    float *host_mass;            /* (max_context): attention that rows got */
+    float *host_other;           /* likewise, for choosing */
+    uint8_t *host_marks;         /* (max_context) */
+    float *host_near;            /* likewise, from near rows alone */
+    float *host_zeros;           /* (max_context) */
+    const int32_t **host_tables; /* as above */
+    int32_t *host_first;
+    int32_t *host_length;
+    int32_t *host_slot;
+    int32_t *host_key_counts; /* as above */
+    int64_t *host_key_sums;
+    uint64_t *host_hashes; /* (ranks, 2) */
+
+    struct device *dev;
+    void *device_memory[SCRATCH_BUFFERS];
+    int n_device_memory;
+};
+
+/* Bytes of device memory that scratch_create() takes. */
+uint64_t scratch_bytes(const struct model *model, enum dtype dtype, int max_context, int ranks);
+
+status scratch_create(struct scratch **out, struct device *dev, const struct model *model,
+                      int max_context, int ranks);
+void scratch_destroy(struct scratch *scratch); /* NULL is fine */
+
+#endif
