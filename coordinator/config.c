@@ -1,0 +1,209 @@
+#include "coordinator/config.h"
+
+#include "coordinator/frontend.h"
+#include "coordinator/jobs.h"
+#include "coordinator/service.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Options in the form in which they arrive; numbers are checked by their ranges. */
+struct raw {
+    const char *dtype, *method, *log_format, *log_level, *config_file;
+    int64_t local_workers, tp, threads, max_context, queue_requests, queue_tokens;
+};
+
+enum { N_OPTIONS = 20 };
+
+/* Of the free memory: KV pages of all local workers together. */
+static const double local_kv_share = 0.4;
+
+static const char epilog[] =
+    "Exit status: 0 after a stop by SIGTERM or SIGINT, 1 on an error, 2 on wrong usage.\n"
+    "Limits: a request has at most 32M bytes, a reply 256M (a trace counts); text or ids wait\n"
+    "to be read in at most 1024 calls and 256M bytes; a client that leaves 320M bytes unread is\n"
+    "cut off; 16384 calls at a time, 1024 of one connection.";
+
+static int fill_table(struct option *table, struct config *out, struct raw *raw)
+{
+    const struct option options[] = {
+        {"model", OPTION_STRING, &out->model_dir, "DIR", "Hugging Face model directory", 0, 0},
+        {"listen", OPTION_STRING, &out->listen, "HOST:PORT", "where clients call; port 0: any", 0,
+         0},
+        {"worker-listen", OPTION_STRING, &out->worker_listen, "HOST:PORT",
+         "where workers dial in (127.0.0.1:8601; with local workers: any port)", 0, 0},
+        {"local-workers", OPTION_INT, &raw->local_workers, "N", "children to start on this machine",
+         0, SERVICE_MAX_LOCAL},
+        {"tp", OPTION_INT, &raw->tp, "N", "tensor-parallel degree; 0: the local workers, or 1", 0,
+         MODEL_MAX_HEADS},
+        {"device", OPTION_STRING, &out->device, "NAME", "of the local workers: cpu or cuda", 0, 0},
+        {"dtype", OPTION_STRING, &raw->dtype, "NAME",
+         "float32 or bfloat16 to compute in (the model's)", 0, 0},
+        {"threads", OPTION_INT, &raw->threads, "N",
+         "of each local worker; 0: the cores, shared out", 0, CONFIG_MAX_THREADS},
+        {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
+         "KV pages of each local worker; 0: a share of the free memory", 0, 1e15},
+        {"max-context", OPTION_INT, &raw->max_context, "N",
+         "prompt + generated tokens; 0: the model's", 0, MODEL_MAX_POSITIONS},
+        {"queue-requests", OPTION_INT, &raw->queue_requests, "N", "requests that may wait", 1,
+         CONFIG_MAX_QUEUE_REQUESTS},
+        {"queue-tokens", OPTION_INT, &raw->queue_tokens, "N", "prompt tokens that may wait", 1,
+         CONFIG_MAX_QUEUE_TOKENS},
+        {"method", OPTION_STRING, &raw->method, "NAME", "for requests that name none", 0, 0},
+        {"head-profiles", OPTION_STRING, &out->head_profiles, "DIR",
+         "tables of head importance that HEADKV requests may name", 0, 0},
+        {"enable-trace", OPTION_FLAG, &out->enable_trace, NULL,
+         "clients may ask for kept tokens and logits", 0, 0},
+        {"reflection", OPTION_FLAG, &out->reflection, NULL, "serve gRPC reflection", 0, 0},
+        {"check-selection", OPTION_FLAG, &out->check_selection, NULL,
+         "compare every choice of tokens across ranks", 0, 0},
+        {"config", OPTION_STRING, &raw->config_file, "FILE", "more options, \"name = value\"", 0,
+         0},
+        {"log-format", OPTION_STRING, &raw->log_format, "NAME", "text or json", 0, 0},
+        {"log-level", OPTION_STRING, &raw->log_level, "NAME", "debug, info, warn or error", 0, 0},
+    };
+    int n = (int)(sizeof(options) / sizeof(options[0]));
+
+    _Static_assert(sizeof(options) / sizeof(options[0]) <= N_OPTIONS, "the table is too short");
+    memcpy(table, options, sizeof(options));
+    return n;
+}
+
+static status find_word(int *out, const char *option, const char *word, const char *const *words,
+                        int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (strcmp(word, words[i]) == 0) {
+            *out = i;
+            return STATUS_OK;
+        }
+    }
+    return status_fail(STATUS_INVALID, "--%s %s: not known; see --help", option, word);
+}
+
+static status check_names(struct config *out, const struct raw *raw)
+{
+    static const char *const formats[] = {"text", "json"};
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
+    static const char *const devices[] = {"cpu", "cuda"};
+    static const char *const dtypes[] = {"float32", "bfloat16", "float16", ""};
+    int word = 0;
+    status st = find_word(&word, "log-format", raw->log_format, formats, 2);
+
+    out->log_json = word == 1;
+    if (!st) {
+        st = find_word(&word, "log-level", raw->log_level, levels, 4);
+        out->log_level = (enum log_level)word;
+    }
+    if (!st) {
+        st = find_word(&word, "device", out->device, devices, 2);
+    }
+    if (!st) {
+        st = find_word(&word, "dtype", raw->dtype, dtypes, 4);
+        out->dtype = (enum dtype)word; /* the order of enum dtype; 3: the model's */
+    }
+    out->method = method_by_name(raw->method);
+    if (!st && out->method == METHOD_UNSPECIFIED) {
+        st = status_fail(STATUS_INVALID, "--method %s: not a method", raw->method);
+    }
+    return st;
+}
+
+static void settle_numbers(struct config *out, const struct raw *raw)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int n = (int)raw->local_workers;
+
+    out->local_workers = n;
+    out->tensor_parallel = raw->tp ? (int)raw->tp : n > 0 ? n : 1;
+    out->threads = (int)raw->threads;
+    if (!out->threads && n > 0) {
+        out->threads = cores > n ? (int)(cores / n) : 1;
+    }
+    if (!out->kv_memory && n > 1) {
+        /* A worker alone on its machine takes a share of the free memory; these have siblings. */
+        double free_bytes = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+        out->kv_memory = (int64_t)(free_bytes * local_kv_share / n);
+    }
+    out->max_context = (uint32_t)raw->max_context;
+    out->queue_requests = (uint32_t)raw->queue_requests;
+    out->queue_tokens = (uint64_t)raw->queue_tokens;
+    if (!out->worker_listen) {
+        out->worker_listen = n > 0 ? "127.0.0.1:0" : "127.0.0.1:8601";
+    }
+}
+
+status config_parse(struct config *out, int argc, char **argv, enum options_outcome *outcome)
+{
+    struct raw raw = {
+        .dtype = "",
+        .method = "FASTKV",
+        .log_format = "text",
+        .log_level = "info",
+        .queue_requests = 256,
+        .queue_tokens = 4 << 20,
+    };
+    struct option table[N_OPTIONS];
+
+    *out = (struct config){.listen = "127.0.0.1:8600", .device = "cpu", .reflection = true};
+    struct options options = {
+        .program = "winnow-coordinator",
+        .synopsis = "Serves a language model for very long documents over gRPC; workers compute.",
+        .epilog = epilog,
+        .table = table,
+        .n = fill_table(table, out, &raw),
+    };
+    status st = options_parse(&options, argc, argv, outcome);
+    if (st || *outcome != OPTIONS_RUN) {
+        return st;
+    }
+    if (!out->model_dir || !*out->model_dir) {
+        return status_fail(STATUS_INVALID, "--model DIR is needed; see --help");
+    }
+    st = check_names(out, &raw);
+    if (!st) {
+        settle_numbers(out, &raw);
+    }
+    return st;
+}
+
+static status settle_dtype(struct config *config)
+{
+    bool given = config->dtype <= DTYPE_F16;
+
+    if (given && config->dtype == DTYPE_F16) {
+        return status_fail(STATUS_UNIMPLEMENTED,
+                           "--dtype float16: this build computes in float32 and bfloat16");
+    }
+    if (!given) {
+        /* float32 holds every float16 value. */
+        config->dtype = config->model.dtype == DTYPE_F16 ? DTYPE_F32 : config->model.dtype;
+    }
+    return STATUS_OK;
+}
+
+status config_load_model(struct config *config)
+{
+    status st = model_config_load(&config->model, config->model_dir);
+
+    if (st) {
+        return st;
+    }
+    if (config->tensor_parallel > config->model.query_heads) {
+        return status_fail(STATUS_INVALID, "--tp %d: the model %s has %d query heads",
+                           config->tensor_parallel, config->model.name, config->model.query_heads);
+    }
+    if (config->max_context > (uint32_t)config->model.max_positions) {
+        return status_fail(STATUS_INVALID, "--max-context %u: the model %s has %d positions",
+                           config->max_context, config->model.name, config->model.max_positions);
+    }
+    if (!config->max_context) {
+        config->max_context = (uint32_t)config->model.max_positions;
+    }
+    if (!method_supported(config->method)) {
+        return status_fail(STATUS_UNIMPLEMENTED, "--method %s is not built into this server",
+                           method_name(config->method));
+    }
+    return settle_dtype(config);
+}

@@ -1,0 +1,48 @@
+/*
+ * config.h - winnow-coordinator's options, checked against each other and against the model.
+ */
+#ifndef COORDINATOR_CONFIG_H
+#define COORDINATOR_CONFIG_H
+
+#include "common/log.h"
+#include "common/method.h"
+#include "common/model_config.h"
+#include "common/options.h"
+
+enum config_limits {
+    CONFIG_MAX_QUEUE_REQUESTS = 65536,
+    CONFIG_MAX_QUEUE_TOKENS = 1 << 30,
+    CONFIG_MAX_THREADS = 1024,
+};
+
+struct config {
+    const char *model_dir;
+    const char *listen;
+    const char *worker_listen;
+    const char *device;
+    const char *head_profiles; /* NULL: none */
+    bool enable_trace;
+    bool reflection;
+    bool check_selection;
+    int local_workers;
+    int tensor_parallel;
+    int threads;       /* of each local worker */
+    int64_t kv_memory; /* of each local worker; 0: its default */
+    uint32_t max_context;
+    uint32_t queue_requests;
+    uint64_t queue_tokens;
+    enum method method;
+    enum dtype dtype;
+    enum log_level log_level;
+    bool log_json;
+    struct model_config model;
+};
+
+/* A failure is wrong usage: exit status 2. */
+status config_parse(struct config *out, int argc, char **argv, enum options_outcome *outcome);
+
+/* Reads the model's configuration and settles what depends on it.  A failure is an error: exit
+ * status 1. */
+status config_load_model(struct config *config);
+
+#endif

@@ -1,0 +1,332 @@
+/* main.c - winnow-coordinator: options, model, core, services; then everything closed in reverse.
+ */
+#include "common/file.h"
+#include "common/log.h"
+#include "common/rpc.h"
+#include "coordinator/config.h"
+#include "coordinator/control.h"
+#include "coordinator/frontend.h"
+#include "coordinator/health.h"
+#include "coordinator/reflection.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    COMPLETION_THREADS = 2,
+    GRACE_MS = 3000,      /* for running requests, once asked to stop; then they fail */
+    LAST_WORDS_MS = 1000, /* for what they are told to reach their clients */
+    MAX_PATH = 4096,
+    MAX_HANDLERS = FRONTEND_HANDLERS + CONTROL_HANDLERS + HEALTH_HANDLERS + REFLECTION_HANDLERS,
+};
+
+struct coordinator {
+    struct config config;
+    struct tokenizer *tokenizer; /* NULL: the model has none, and no chat */
+    struct chat *chat;
+    struct token_ids special_ids;
+    struct token_ids punct_ids;
+    struct profiles *profiles; /* NULL: none */
+    struct health *health;
+    struct service *service;
+    struct frontend *frontend;
+    struct reflection *reflection; /* NULL: switched off */
+    struct rpc_handler handlers[MAX_HANDLERS];
+    struct rpc_server *server;
+};
+
+static sem_t stop_asked;
+static sem_t drained;
+static struct failure hopeless; /* written before stop_asked is posted for it */
+
+static void on_signal(int number)
+{
+    (void)number;
+    sem_post(&stop_asked);
+}
+
+/* The local workers will never serve: the program ends and says why. */
+static void on_hopeless(const struct failure *failure, void *context)
+{
+    (void)context;
+    hopeless = *failure;
+    sem_post(&stop_asked);
+}
+
+static void watch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+
+    sem_init(&stop_asked, 0, 0);
+    sem_init(&drained, 0, 0);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+static status load_tokenizer(struct coordinator *it)
+{
+    char path[MAX_PATH];
+    status st = file_join(path, sizeof(path), it->config.model_dir, "tokenizer.json");
+
+    if (st) {
+        return st;
+    }
+    if (access(path, F_OK) != 0 && errno == ENOENT) {
+        log_warn("coordinator: no tokenizer file=%s serving=\"tokens prompts only\"", path);
+        return STATUS_OK;
+    }
+    st = tokenizer_load(&it->tokenizer, path);
+    if (!st) {
+        st = chat_load(&it->chat, it->config.model_dir);
+    }
+    if (!st && chat_name(it->chat)) {
+        log_info("coordinator: chat template=%s", chat_name(it->chat));
+    } else if (!st) {
+        log_info("coordinator: no chat cause=\"%s\"", chat_refusal(it->chat));
+    }
+    return st;
+}
+
+/* A tokenizer may have more ids than the model has rows; lists ascend. */
+static void cut_ids(struct token_ids *list, const struct model_config *model)
+{
+    while (list->n > 0 && list->ids[list->n - 1] >= (uint32_t)model->vocab) {
+        list->n--;
+    }
+}
+
+static status find_token_classes(struct coordinator *it)
+{
+    status st = STATUS_OK;
+
+    if (it->tokenizer) {
+        st = tokenizer_specials(it->tokenizer, &it->special_ids);
+    }
+    if (!st && it->tokenizer) {
+        st = tokenizer_punctuation(it->tokenizer, &it->punct_ids);
+    }
+    cut_ids(&it->special_ids, &it->config.model);
+    cut_ids(&it->punct_ids, &it->config.model);
+    return st;
+}
+
+static status load_profiles(struct coordinator *it)
+{
+    const char *dir = it->config.head_profiles;
+    status st = dir ? profiles_open(&it->profiles, dir, &it->config.model) : STATUS_OK;
+
+    return st ? status_note(st, "--head-profiles") : STATUS_OK;
+}
+
+static status open_service(struct coordinator *it)
+{
+    const struct config *config = &it->config;
+    const struct service_config service = {
+        .model = &config->model,
+        .tensor_parallel = config->tensor_parallel,
+        .dtype = config->dtype,
+        .max_context = config->max_context,
+        .queue_requests = config->queue_requests,
+        .queue_tokens = config->queue_tokens,
+        .check_selection = config->check_selection,
+        .worker_listen = config->worker_listen,
+        .local =
+            {
+                .n = config->local_workers,
+                .model = config->model_dir,
+                .device = config->device,
+                .threads = config->threads,
+                .kv_memory = config->kv_memory,
+            },
+        .on_ready = health_set_ready,
+        .on_hopeless = on_hopeless,
+        .context = it->health,
+    };
+
+    return service_open(&it->service, &service);
+}
+
+static status open_frontend(struct coordinator *it)
+{
+    const struct config *config = &it->config;
+    const struct frontend_config frontend = {
+        .rules =
+            {
+                .model = &config->model,
+                .tokenizer = it->tokenizer,
+                .chat = it->chat,
+                .max_context = config->max_context,
+                .default_method = config->method,
+                .enable_trace = config->enable_trace,
+                .profiles = it->profiles,
+                .special_ids = it->special_ids,
+                .punct_ids = it->punct_ids,
+            },
+        .service = it->service,
+        .dtype = config->dtype,
+        .tensor_parallel = config->tensor_parallel,
+    };
+
+    return frontend_open(&it->frontend, &frontend);
+}
+
+static status start_server(struct coordinator *it)
+{
+    size_t n = 0;
+
+    frontend_handlers(it->frontend, it->handlers);
+    n += FRONTEND_HANDLERS;
+    control_handlers(it->service, it->handlers + n);
+    n += CONTROL_HANDLERS;
+    health_handlers(it->health, it->handlers + n);
+    n += HEALTH_HANDLERS;
+    if (it->reflection) {
+        reflection_handlers(it->reflection, it->handlers + n);
+        n += REFLECTION_HANDLERS;
+    }
+    const struct rpc_server_config server = {
+        .listen = it->config.listen,
+        .handlers = it->handlers,
+        .n_handlers = n,
+        .completion_threads = COMPLETION_THREADS,
+        .max_message = FRONTEND_MAX_MESSAGE,
+    };
+    return rpc_server_start(&it->server, &server);
+}
+
+static bool is_alive(const void *service)
+{
+    return service_is_alive(service);
+}
+
+static status open_all(struct coordinator *it)
+{
+    status st = load_tokenizer(it);
+
+    if (!st) {
+        st = find_token_classes(it);
+    }
+    if (!st) {
+        st = load_profiles(it);
+    }
+    if (!st) {
+        st = health_open(&it->health);
+    }
+    if (!st) {
+        st = open_service(it);
+    }
+    if (!st) {
+        st = health_watch_liveness(it->health, is_alive, it->service);
+    }
+    if (!st) {
+        st = open_frontend(it);
+    }
+    if (!st && it->config.reflection) {
+        st = reflection_open(&it->reflection);
+    }
+    return st ? st : start_server(it);
+}
+
+static void on_drained(uint32_t unfinished, void *context)
+{
+    (void)context;
+    if (unfinished) {
+        log_warn("coordinator: stopped unfinished=%u", unfinished);
+    }
+    sem_post(&drained);
+}
+
+/* New requests are refused; running ones may end, or are told that this server goes away. */
+static void drain(struct coordinator *it)
+{
+    service_drain(it->service, GRACE_MS, on_drained, NULL);
+    while (sem_wait(&drained) != 0) {
+        /* another signal came in between */
+    }
+}
+
+static void close_all(struct coordinator *it)
+{
+    if (it->server) {
+        drain(it);
+    }
+    health_stop(it->health);
+    rpc_server_stop(it->server, LAST_WORDS_MS);
+    frontend_stop(it->frontend); /* nothing reaches the service any more */
+    service_close(it->service);
+    frontend_close(it->frontend);
+    reflection_close(it->reflection);
+    health_close(it->health);
+    profiles_close(it->profiles);
+    chat_free(it->chat);
+    tokenizer_free(it->tokenizer);
+    free(it->special_ids.ids);
+    free(it->punct_ids.ids);
+}
+
+/* The one line on stdout: whoever started us with port 0 reads it. */
+static status say_where(const struct coordinator *it)
+{
+    const char *listen = it->config.listen;
+    int host = (int)(strrchr(listen, ':') - listen);
+
+    if (printf("winnow-coordinator: listening on %.*s:%d\n", host, listen,
+               rpc_server_port(it->server)) < 0 ||
+        fflush(stdout) != 0) {
+        return status_fail(STATUS_INTERNAL, "cannot write to stdout: %s", strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+static status run(struct coordinator *it)
+{
+    status st = config_load_model(&it->config);
+
+    if (!st) {
+        st = open_all(it);
+    }
+    if (!st) {
+        st = say_where(it);
+    }
+    while (!st && sem_wait(&stop_asked) != 0) {
+        /* another signal came in between */
+    }
+    if (!st && hopeless.code) {
+        st = status_fail(hopeless.code, "%s", hopeless.text);
+    }
+    struct failure failure;
+    status_save(&failure, st);
+    close_all(it);
+    return st ? status_fail(failure.code, "%s", failure.text) : STATUS_OK;
+}
+
+int main(int argc, char **argv)
+{
+    static struct coordinator it;
+    enum options_outcome outcome;
+
+    if (config_parse(&it.config, argc, argv, &outcome)) {
+        fprintf(stderr, "winnow-coordinator: %s\n", status_text());
+        return 2;
+    }
+    if (outcome != OPTIONS_RUN) {
+        return 0;
+    }
+    log_init("winnow-coordinator", it.config.log_level, it.config.log_json);
+    watch_signals();
+    rpc_init();
+    status st = run(&it);
+    rpc_fini();
+    if (st) {
+        fprintf(stderr, "winnow-coordinator: %s\n", status_text());
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,526 @@
+#include "coordinator/scheduler.h"
+
+#include "coordinator/scheduler_state.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* ---- sequences and jobs ---- */
+
+/* Its memory is free from the next plan on, which releases the slot first of all. */
+static void sequence_free(struct scheduler *s, struct sequence *sequence)
+{
+    struct group *group = sequence->job->group;
+
+    sequence->ended = true;
+    sequence->job->n_live--;
+    list_remove(&sequence->decode);
+    for (uint32_t i = 0; i < s->config.look_ahead; i++) {
+        if (group->flights[i].advanced == sequence) {
+            group->flights[i].advanced = NULL;
+        }
+    }
+    group->slots[sequence->slot] = NULL;
+    group->free_slots[group->n_free_slots++] = sequence->slot;
+    if (sequence->begin_plan) {
+        group->release[group->n_release++] = sequence->slot;
+    }
+    group_give_pages(s, group, sequence->job);
+    group_changed(s, group);
+}
+
+/* Out of every list; what its samples hold is given back. */
+static void job_detach(struct scheduler *s, struct job *job)
+{
+    struct group *group = job->group;
+
+    list_remove(&job->link);
+    list_remove(&job->prefill);
+    heap_remove(&s->by_deadline, &job->by_deadline);
+    table_remove(&s->by_handle, &job->by_handle);
+    if (!group) {
+        s->n_queued--;
+        s->queued_tokens -= job->request->n_prompt;
+        return;
+    }
+    for (uint32_t i = 0; i < job->request->n_samples; i++) {
+        if (!job->sequences[i].ended) {
+            sequence_free(s, &job->sequences[i]);
+        }
+    }
+    if (group->prefill == job) {
+        group->prefill = NULL;
+    }
+    group->n_jobs--;
+    s->n_running--;
+    group_changed(s, group);
+}
+
+void job_end(struct scheduler *s, struct job *job, const struct failure *failure)
+{
+    void *user = job->user;
+
+    job_detach(s, job);
+    free(job->rank_pages);
+    free(job);
+    s->config.sink.ended(s->config.sink.context, user, failure);
+}
+
+static void sequence_report_end(struct scheduler *s, struct sequence *sequence, enum finish reason,
+                                double now)
+{
+    const struct job *job = sequence->job;
+    const struct request *request = job->request;
+    double admitted = job->group ? job->admitted_ms : now;
+    double first = sequence->first_token_ms > 0 ? sequence->first_token_ms : now;
+    struct request_done done = {
+        .sample = sequence->sample,
+        .reason = reason,
+        .seed = request->sampling.seed,
+        .usage.prompt_tokens = request->n_prompt,
+        .usage.completion_tokens = sequence->got,
+        .usage.propagated_tokens =
+            (uint32_t)method_propagated(&request->params, s->config.model, (int)request->n_prompt),
+        .timing.queue_ms = admitted - job->submitted_ms,
+        .timing.tokenize_ms = request->tokenize_ms,
+        .timing.prefill_ms = first - admitted,
+        .timing.ttft_ms = first - request->arrived_ms,
+        .timing.decode_ms = now - first,
+        .timing.total_ms = now - request->arrived_ms,
+        .timing.collective_ms = sequence->collective_ms,
+    };
+
+    s->config.sink.done(s->config.sink.context, job->user, &done);
+}
+
+void sequence_end(struct scheduler *s, struct sequence *sequence, enum finish reason, double now)
+{
+    struct job *job = sequence->job;
+
+    sequence_report_end(s, sequence, reason, now);
+    sequence_free(s, sequence);
+    if (job->n_live == 0) {
+        job_end(s, job, NULL);
+    }
+}
+
+/* Every sample that still runs, or waits, ends with what it has. */
+static void job_abort(struct scheduler *s, struct job *job, double now)
+{
+    for (uint32_t i = 0; i < job->request->n_samples; i++) {
+        if (!job->sequences[i].ended) {
+            sequence_report_end(s, &job->sequences[i], FINISH_ABORTED, now);
+        }
+    }
+    job_end(s, job, NULL);
+}
+
+void job_report(struct scheduler *s, struct job *job, double now)
+{
+    job->reported_ms = now;
+    s->config.sink.progress(s->config.sink.context, job->user, &job->progress);
+}
+
+/* ---- admission ---- */
+
+static void admit(struct scheduler *s, struct job *job, struct group *group, double now)
+{
+    list_remove(&job->link);
+    list_append(&group->jobs, &job->link);
+    list_append(&s->prefilling, &job->prefill);
+    s->n_queued--;
+    s->queued_tokens -= job->request->n_prompt;
+    s->n_running++;
+    group->n_jobs++;
+    group_take_pages(s, group, job);
+    for (uint32_t i = 0; i < job->request->n_samples; i++) {
+        struct sequence *sequence = &job->sequences[i];
+        sequence->slot = group->free_slots[--group->n_free_slots];
+        group->slots[sequence->slot] = sequence;
+    }
+    job->group = group;
+    job->admitted_ms = now;
+    job->progress.phase = PHASE_PREFILL;
+    job->progress.queue_position = 0;
+    group->prefill = job;
+    group_changed(s, group);
+    job_report(s, job, now);
+}
+
+/* After every event: the head of the queue goes where there is room. */
+void scheduler_settle(struct scheduler *s, double now)
+{
+    while (!list_empty(&s->queue)) {
+        struct job *job = HOLDER_OF(s->queue.next, struct job, link);
+        struct group *group = group_for_job(s, job);
+        if (group) {
+            admit(s, job, group, now);
+        } else if (s->n_ready == 0 || job_can_ever_fit(s, job)) {
+            return;
+        } else { /* the group that was large enough is lost */
+            struct failure failure;
+            status_save(&failure, job_never_fits(s, job));
+            job_end(s, job, &failure);
+        }
+    }
+}
+
+/* The same rank by rank, for methods whose heads differ. */
+static status count_rank_pages(const struct scheduler *s, struct job *job)
+{
+    const struct request *request = job->request;
+    const struct method_params *params = &request->params;
+    int ranks = s->config.ranks;
+    struct layer_load load = {
+        .n_prompt = (int)request->n_prompt,
+        .rows = method_first_rows(params, (int)request->n_prompt),
+        .appended = (int)request->sampling.max_tokens - 1,
+        .page_rows = (int)s->page_rows,
+    };
+    struct head_range *ranges = calloc((size_t)ranks, sizeof(*ranges));
+
+    job->rank_pages = calloc((size_t)ranks, sizeof(*job->rank_pages));
+    if (!ranges || !job->rank_pages) {
+        free(ranges);
+        return status_fail(STATUS_EXHAUSTED, "no memory for one more request");
+    }
+    for (int rank = 0; rank < ranks; rank++) {
+        const struct split *split = &s->splits[rank];
+        ranges[rank] = job->per_query_head
+                           ? (struct head_range){split->query_first, split->query_heads}
+                           : (struct head_range){split->kv_first, split->kv_heads};
+    }
+    for (; load.layer < s->config.model->layers; load.layer++) {
+        method_add_pages(params, s->config.model, &load, ranges, ranks, job->rank_pages);
+    }
+    free(ranges);
+    return STATUS_OK;
+}
+
+/* Worst case of one sample, in pages of one cache head over all layers. */
+static void count_pages(const struct scheduler *s, struct job *job)
+{
+    const struct request *request = job->request;
+    const struct model_config *model = s->config.model;
+    uint32_t appended = request->sampling.max_tokens ? request->sampling.max_tokens - 1 : 0;
+    int rows = method_first_rows(&request->params, (int)request->n_prompt);
+
+    job->pages = 0;
+    job->work = 0;
+    for (int layer = 0; layer < model->layers; layer++) {
+        struct layer_rows after =
+            method_layer_rows(&request->params, model, (int)request->n_prompt, layer, rows);
+        uint64_t most = (uint64_t)method_peak_rows(&request->params, (int)request->n_prompt,
+                                                   after.kept, (int)appended);
+        job->pages += (most + s->page_rows - 1) / s->page_rows;
+        rows = after.propagated;
+    }
+    job->per_query_head = method_caches_by_query(&request->params);
+    job->work = slices_total_work(&request->params, model, (int)request->n_prompt);
+}
+
+/* NULL: it failed, see *st. */
+static struct job *job_create(struct scheduler *s, const struct request *request, void *user,
+                              double now, status *st)
+{
+    struct job *job = calloc(1, sizeof(struct job) + request->n_samples * sizeof(struct sequence));
+
+    if (!job) {
+        *st = status_fail(STATUS_EXHAUSTED, "no memory for one more request");
+        return NULL;
+    }
+    job->request = request;
+    job->user = user;
+    job->submitted_ms = now;
+    job->n_live = request->n_samples;
+    list_init(&job->link);
+    list_init(&job->prefill);
+    job->progress = (struct request_progress){
+        .phase = PHASE_QUEUED,
+        .prompt_tokens = request->n_prompt,
+        .layers =
+            (uint32_t)slices_layers(&request->params, s->config.model, (int)request->n_prompt),
+    };
+    for (uint32_t i = 0; i < request->n_samples; i++) {
+        job->sequences[i].job = job;
+        job->sequences[i].sample = i;
+        list_init(&job->sequences[i].decode);
+    }
+    count_pages(s, job);
+    *st = method_heads_differ(&request->params) ? count_rank_pages(s, job) : STATUS_OK;
+    if (!*st) {
+        *st = job_can_ever_fit(s, job) ? STATUS_OK : job_never_fits(s, job);
+    }
+    if (!*st) {
+        *st = heap_reserve(&s->by_deadline, s->by_handle.n + 1);
+    }
+    if (!*st) {
+        *st = table_insert(&s->by_handle, &job->by_handle, table_hash(request->handle));
+    }
+    if (*st) {
+        free(job->rank_pages);
+        free(job);
+        return NULL;
+    }
+    return job;
+}
+
+static status check_request(const struct scheduler *s, const struct request *request, bool *retry)
+{
+    const struct scheduler_config *config = &s->config;
+
+    *retry = false;
+    if (request->n_prompt == 0 || request->n_samples == 0 ||
+        request->n_samples > REQUEST_MAX_SAMPLES || request->sampling.max_tokens == 0) {
+        return status_fail(STATUS_INVALID, "the request asks for nothing");
+    }
+    if ((uint64_t)request->n_prompt + request->sampling.max_tokens > config->max_context) {
+        return status_fail(STATUS_OUT_OF_RANGE,
+                           "%u prompt tokens and max_tokens %u exceed the context of %u",
+                           request->n_prompt, request->sampling.max_tokens, config->max_context);
+    }
+    *retry = true;
+    if (s->n_ready == 0) {
+        return status_fail(STATUS_UNAVAILABLE, "no worker group is ready");
+    }
+    if (s->n_queued >= config->queue_requests) {
+        return status_fail(STATUS_EXHAUSTED, "the queue is full: %u requests of at most %u",
+                           s->n_queued, config->queue_requests);
+    }
+    if (s->n_queued && s->queued_tokens + request->n_prompt > config->queue_tokens) {
+        return status_fail(STATUS_EXHAUSTED,
+                           "the queue is full: %llu prompt tokens and %u more, of at most %llu",
+                           (unsigned long long)s->queued_tokens, request->n_prompt,
+                           (unsigned long long)config->queue_tokens);
+    }
+    *retry = false;
+    return STATUS_OK;
+}
+
+status scheduler_submit(struct scheduler *s, const struct request *request, void *user, double now,
+                        bool *retry)
+{
+    struct job *job;
+    status st = check_request(s, request, retry);
+
+    if (st) {
+        return st;
+    }
+    job = job_create(s, request, user, now, &st);
+    if (!job) {
+        return st;
+    }
+    list_append(&s->queue, &job->link);
+    s->n_queued++;
+    s->queued_tokens += request->n_prompt;
+    if (request->deadline_ms != INT64_MAX) {
+        job->by_deadline.key = request->deadline_ms;
+        job->by_deadline.tie = request->handle;
+        heap_insert(&s->by_deadline, &job->by_deadline);
+    }
+    job->progress.queue_position = s->n_queued;
+    job_report(s, job, now);
+    scheduler_settle(s, now);
+    return STATUS_OK;
+}
+
+bool scheduler_cancel(struct scheduler *s, uint64_t handle, const struct failure *failure,
+                      double now)
+{
+    struct table_node *node = table_first(&s->by_handle, table_hash(handle));
+
+    for (; node; node = table_next(node)) {
+        struct job *job = HOLDER_OF(node, struct job, by_handle);
+        if (job->request->handle != handle) {
+            continue;
+        }
+        if (failure) {
+            job_end(s, job, failure);
+        } else {
+            job_abort(s, job, now);
+        }
+        scheduler_settle(s, now);
+        return true;
+    }
+    return false;
+}
+
+uint32_t jobs_fail(struct scheduler *s, struct link *jobs, const struct failure *failure)
+{
+    uint32_t n = 0;
+
+    for (; !list_empty(jobs); n++) {
+        struct link *first = jobs->next;
+        job_end(s, HOLDER_OF(first, struct job, link), failure);
+        assert(jobs->next != first); /* it is out of its list */
+    }
+    return n;
+}
+
+uint32_t scheduler_fail_all(struct scheduler *s, const struct failure *failure)
+{
+    uint32_t n = jobs_fail(s, &s->queue, failure);
+
+    for (uint32_t i = 0; i < s->config.n_groups; i++) {
+        n += jobs_fail(s, &s->groups[i].jobs, failure);
+    }
+    return n;
+}
+
+/* ---- time ---- */
+
+static void fail_late(struct scheduler *s, struct job *job)
+{
+    static const char *const phases[] = {"", "in the queue", "in prefill", "while decoding"};
+    struct failure failure;
+
+    status_save(&failure, status_fail(STATUS_DEADLINE, "the deadline passed %s",
+                                      phases[job->progress.phase]));
+    job_end(s, job, &failure);
+}
+
+static void report_all(struct scheduler *s, double now)
+{
+    uint32_t position = 0;
+
+    for (struct link *at = s->queue.next; at != &s->queue; at = at->next) {
+        struct job *job = HOLDER_OF(at, struct job, link);
+        job->progress.queue_position = ++position;
+        job_report(s, job, now);
+    }
+    for (struct link *at = s->prefilling.next; at != &s->prefilling; at = at->next) {
+        job_report(s, HOLDER_OF(at, struct job, prefill), now);
+    }
+}
+
+void scheduler_tick(struct scheduler *s, double now)
+{
+    struct heap_node *first;
+
+    while ((first = heap_first(&s->by_deadline)) && (double)first->key <= now) {
+        fail_late(s, HOLDER_OF(first, struct job, by_deadline));
+    }
+    if (now >= s->next_report_ms) {
+        s->next_report_ms = now + s->config.report_ms;
+        report_all(s, now);
+    }
+    scheduler_settle(s, now);
+}
+
+/* ---- what is there ---- */
+
+struct scheduler_counts scheduler_counts(const struct scheduler *s)
+{
+    return (struct scheduler_counts){
+        .queued = s->n_queued,
+        .running = s->n_running,
+        .queued_tokens = s->queued_tokens,
+        .ready_groups = s->n_ready,
+    };
+}
+
+uint32_t scheduler_group_running(const struct scheduler *s, uint32_t index)
+{
+    return s->groups[index].n_jobs;
+}
+
+bool scheduler_group_clearing(const struct scheduler *s, uint32_t index)
+{
+    const struct group *group = &s->groups[index];
+
+    return group->ready && group->n_jobs == 0 && group->n_flights > 0;
+}
+
+uint32_t scheduler_pages_free(const struct scheduler *s, uint32_t index, int rank)
+{
+    return s->groups[index].ready ? s->groups[index].free[rank] : 0;
+}
+
+static void set_defaults(struct scheduler_config *config)
+{
+    config->queue_requests = config->queue_requests ? config->queue_requests : 1024;
+    config->queue_tokens = config->queue_tokens ? config->queue_tokens : UINT64_MAX;
+    config->look_ahead = config->look_ahead ? config->look_ahead : 2;
+    config->max_sequences = config->max_sequences ? config->max_sequences : PLAN_MAX_SLOTS;
+    config->prefill_ms = config->prefill_ms > 0 ? config->prefill_ms : 25;
+    config->report_ms = config->report_ms > 0 ? config->report_ms : 400;
+}
+
+static status alloc_groups(struct scheduler *s)
+{
+    uint32_t n = s->config.n_groups;
+
+    s->splits = calloc((size_t)s->config.ranks, sizeof(struct split));
+    s->groups = s->splits ? calloc(n, sizeof(struct group)) : NULL;
+    if (!s->groups) {
+        return status_fail(STATUS_EXHAUSTED, "no memory for %u groups", n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        s->groups[i].index = i;
+        list_init(&s->groups[i].jobs);
+        list_init(&s->groups[i].decode);
+        list_init(&s->groups[i].dirty);
+    }
+    return heap_reserve(&s->open, n + 1);
+}
+
+status scheduler_open(struct scheduler **out, const struct scheduler_config *config)
+{
+    struct scheduler *s = calloc(1, sizeof(*s));
+    status st;
+
+    assert(config->n_groups >= 1 && config->n_groups <= SCHEDULER_MAX_GROUPS);
+    assert(config->look_ahead <= SCHEDULER_MAX_LOOK_AHEAD);
+    assert(config->max_sequences <= PLAN_MAX_SLOTS);
+    if (!s) {
+        return status_fail(STATUS_EXHAUSTED, "no memory for the scheduler");
+    }
+    s->config = *config;
+    set_defaults(&s->config);
+    list_init(&s->queue);
+    list_init(&s->prefilling);
+    list_init(&s->dirty);
+    st = alloc_groups(s);
+    for (int rank = 0; rank < config->ranks && !st; rank++) {
+        st = split_for_rank(&s->splits[rank], config->model, rank, config->ranks);
+    }
+    if (st) {
+        scheduler_close(s);
+        return st;
+    }
+    *out = s;
+    return STATUS_OK;
+}
+
+static void free_jobs(struct link *jobs)
+{
+    struct link *next;
+
+    for (struct link *at = jobs->next; at != jobs; at = next) {
+        next = at->next;
+        free(HOLDER_OF(at, struct job, link));
+    }
+}
+
+void scheduler_close(struct scheduler *s)
+{
+    if (!s) {
+        return;
+    }
+    free_jobs(&s->queue);
+    for (uint32_t i = 0; s->groups && i < s->config.n_groups; i++) {
+        struct group *group = &s->groups[i];
+        free_jobs(&group->jobs);
+        free(group->slots);
+        free(group->free_slots);
+        free(group->release);
+        free(group->pages);
+        free(group->free);
+    }
+    table_fini(&s->by_handle);
+    heap_fini(&s->by_deadline);
+    heap_fini(&s->open);
+    free(s->groups);
+    free(s->splits);
+    free(s);
+}

@@ -1,0 +1,116 @@
+/*
+ * scheduler.h - which request runs where and when: a pure state machine.
+ *
+ * Events go in as calls, with the time as an argument; decisions come out as step plans
+ * (scheduler_next_plan) and as calls of the sink.  No I/O, no clock, no threads, no random
+ * numbers: the same events give the same decisions, so a test replays thousands of groups
+ * under a virtual clock.
+ *
+ * Requests are served first come, first served over all groups.  The head of the queue is
+ * admitted as soon as one group has pages for its worst case on every rank and no prompt left
+ * to prefill; nobody overtakes it, and nothing that runs is ever evicted.  Each plan carries
+ * the slices of one prompt, as many as fit a time, and one decode step of the live sequences
+ * (in turn, when there are more than fit a step).  Plans leave `look_ahead` at a time: what was
+ * computed past the end of a sample is dropped here.
+ *
+ * Times are milliseconds on any one clock.  Sink calls come from within the event; they must
+ * not call the scheduler.
+ */
+#ifndef COORDINATOR_SCHEDULER_H
+#define COORDINATOR_SCHEDULER_H
+
+#include "coordinator/request.h"
+
+enum scheduler_limits {
+    SCHEDULER_MAX_LOOK_AHEAD = 8,
+    SCHEDULER_MAX_GROUPS = 65536,
+};
+
+struct scheduler_sink {
+    void (*progress)(void *context, void *user, const struct request_progress *progress);
+    /* True: the sample ends here (a stop string). */
+    bool (*token)(void *context, void *user, uint32_t sample, uint32_t id, bool stop);
+    /* kv_* of the usage and the trace are not the scheduler's. */
+    void (*done)(void *context, void *user, const struct request_done *done);
+    /* Once and last for each submitted request, which is not touched any more. */
+    void (*ended)(void *context, void *user, const struct failure *failure);
+    void *context;
+};
+
+/* Zeros are replaced by the defaults behind them. */
+struct scheduler_config {
+    const struct model_config *model; /* borrowed */
+    int ranks;                        /* of every group */
+    uint32_t n_groups;
+    uint32_t max_context;    /* the model's */
+    uint32_t queue_requests; /* 1024 */
+    uint64_t queue_tokens;   /* unlimited */
+    uint32_t look_ahead;     /* 2 */
+    uint32_t max_sequences;  /* of one group: PLAN_MAX_SLOTS */
+    double prefill_ms;       /* 25: of one plan's slices */
+    double report_ms;        /* 400: between two reports of progress */
+    struct scheduler_sink sink;
+};
+
+/* What a group brings, when it is ready. */
+struct group_capacity {
+    uint64_t epoch;
+    uint32_t page_rows;    /* the same in all groups */
+    const uint32_t *pages; /* [ranks] */
+    uint64_t page_bytes;   /* for sentences only */
+};
+
+struct scheduler;
+
+status scheduler_open(struct scheduler **out, const struct scheduler_config *config);
+/* Requests that are still there get no call any more: fail them first. */
+void scheduler_close(struct scheduler *s); /* NULL is fine */
+
+/* The request is borrowed until sink.ended().  A refusal makes no call: UNAVAILABLE (no ready
+ * group), OUT_OF_RANGE, EXHAUSTED (queue full, *retry is true; can never fit, *retry false). */
+status scheduler_submit(struct scheduler *s, const struct request *request, void *user, double now,
+                        bool *retry);
+
+/* Ends a request by its handle; false: unknown.  Without a failure its samples end with
+ * FINISH_ABORTED. */
+bool scheduler_cancel(struct scheduler *s, uint64_t handle, const struct failure *failure,
+                      double now);
+/* Fails every request; returns how many there were. */
+uint32_t scheduler_fail_all(struct scheduler *s, const struct failure *failure);
+
+/* The group was not ready before.  INVALID: its numbers make no sense. */
+status scheduler_group_ready(struct scheduler *s, uint32_t index,
+                             const struct group_capacity *capacity, double now);
+/* Fails what runs there; and what waits, when no group is left. */
+void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct failure *failure,
+                          double now);
+
+/* Result of the oldest plan in flight: rank 0's tokens and milliseconds.  A failure means that
+ * the group cannot be trusted: the caller ends it with scheduler_group_lost(). */
+status scheduler_result(struct scheduler *s, uint32_t index, const struct step_result *result,
+                        double now);
+
+/* Deadlines and reports of progress. */
+void scheduler_tick(struct scheduler *s, double now);
+
+/* The next plan to send; its arrays are borrowed until the next call of any function here.
+ * Called until it returns false, after every event. */
+bool scheduler_next_plan(struct scheduler *s, uint32_t *index, struct plan *plan);
+
+/* Which sample a slot of plan `number` was computed for; NULL: one that has ended. */
+void *scheduler_find(const struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
+                     uint32_t *sample);
+
+struct scheduler_counts {
+    uint32_t queued, running;
+    uint64_t queued_tokens;
+    uint32_t ready_groups;
+};
+
+struct scheduler_counts scheduler_counts(const struct scheduler *s);
+uint32_t scheduler_group_running(const struct scheduler *s, uint32_t index);
+/* Nothing runs there any more, but the plan that gives the memory back is not answered yet. */
+bool scheduler_group_clearing(const struct scheduler *s, uint32_t index);
+uint32_t scheduler_pages_free(const struct scheduler *s, uint32_t index, int rank);
+
+#endif

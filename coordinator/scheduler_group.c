@@ -1,0 +1,257 @@
+#include "coordinator/scheduler_state.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- room ---- */
+
+static uint32_t cache_heads(const struct split *split, bool per_query_head)
+{
+    return (uint32_t)(per_query_head ? split->query_heads : split->kv_heads);
+}
+
+/* Pages per KV head that every rank can still give, of `pages` on each. */
+static uint64_t head_pages(const struct scheduler *s, const uint32_t *pages)
+{
+    uint64_t least = UINT64_MAX;
+
+    for (int rank = 0; rank < s->config.ranks; rank++) {
+        uint64_t each = pages[rank] / cache_heads(&s->splits[rank], false);
+        least = each < least ? each : least;
+    }
+    return least;
+}
+
+/* The group may have a plan to send, and its place among the open groups may have moved. */
+void group_changed(struct scheduler *s, struct group *group)
+{
+    heap_remove(&s->open, &group->open);
+    if (group->ready && !group->prefill) {
+        group->open.key = -(int64_t)head_pages(s, group->free);
+        group->open.tie = group->index;
+        heap_insert(&s->open, &group->open);
+    }
+    list_remove(&group->dirty);
+    if (group->ready) {
+        list_append(&s->dirty, &group->dirty);
+    }
+}
+
+/* The worst case of one sample on a rank. */
+static uint64_t pages_on_rank(const struct scheduler *s, const struct job *job, int rank)
+{
+    if (job->rank_pages) {
+        return job->rank_pages[rank];
+    }
+    return job->pages * cache_heads(&s->splits[rank], job->per_query_head);
+}
+
+/* All KV heads need the same: what one of them needs settles the matter. */
+static bool goes_by_kv_head(const struct job *job)
+{
+    return !job->per_query_head && !job->rank_pages;
+}
+
+static bool fits(const struct scheduler *s, const struct job *job, const uint32_t *pages)
+{
+    for (int rank = 0; rank < s->config.ranks; rank++) {
+        if (pages_on_rank(s, job, rank) * job->request->n_samples > pages[rank]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether some ready group could hold the job if it were empty. */
+bool job_can_ever_fit(struct scheduler *s, struct job *job)
+{
+    bool found = false;
+
+    if (job->fits_checked == s->generation) {
+        return true;
+    }
+    if (job->request->n_samples > s->config.max_sequences) {
+        return false;
+    }
+    if (goes_by_kv_head(job)) {
+        found = job->pages * job->request->n_samples <= s->best_pages;
+    }
+    for (uint32_t i = 0; !goes_by_kv_head(job) && i < s->config.n_groups && !found; i++) {
+        found = s->groups[i].ready && fits(s, job, s->groups[i].pages);
+    }
+    if (found) {
+        job->fits_checked = s->generation;
+    }
+    return found;
+}
+
+/* The open group with the most room, if it has enough. */
+struct group *group_for_job(struct scheduler *s, const struct job *job)
+{
+    struct heap_node *first = heap_first(&s->open);
+    uint64_t need = job->pages * job->request->n_samples;
+
+    if (!first || (goes_by_kv_head(job) && -first->key < (int64_t)need)) {
+        return NULL;
+    }
+    /* The first one, unless it lacks slots; where heads differ the order is not exact either. */
+    for (size_t i = 1; i <= s->open.n; i++) {
+        struct group *group = HOLDER_OF(s->open.nodes[i], struct group, open);
+        if (group->n_free_slots >= job->request->n_samples && fits(s, job, group->free)) {
+            return group;
+        }
+    }
+    return NULL;
+}
+
+void group_take_pages(struct scheduler *s, struct group *group, const struct job *job)
+{
+    for (int rank = 0; rank < s->config.ranks; rank++) {
+        uint64_t pages = pages_on_rank(s, job, rank);
+        assert(pages * job->request->n_samples <= group->free[rank]);
+        group->free[rank] -= (uint32_t)(pages * job->request->n_samples);
+    }
+}
+
+void group_give_pages(struct scheduler *s, struct group *group, const struct job *job)
+{
+    for (int rank = 0; rank < s->config.ranks; rank++) {
+        uint64_t pages = pages_on_rank(s, job, rank);
+        assert(group->free[rank] + pages <= group->pages[rank]);
+        group->free[rank] += (uint32_t)pages;
+    }
+}
+
+/* Says by how much the job exceeds the rank that is shortest of room in the largest group. */
+status job_never_fits(const struct scheduler *s, const struct job *job)
+{
+    const struct request *request = job->request;
+    const struct group *best = NULL;
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < s->config.n_groups; i++) {
+        const struct group *group = &s->groups[i];
+        if (group->ready && (!best || head_pages(s, group->pages) > most)) {
+            best = group;
+            most = head_pages(s, group->pages);
+        }
+    }
+    assert(best);
+    for (int rank = 0; rank < s->config.ranks; rank++) {
+        uint64_t need = pages_on_rank(s, job, rank) * request->n_samples;
+        if (need <= best->pages[rank]) {
+            continue;
+        }
+        return status_fail(STATUS_EXHAUSTED,
+                           "%u prompt tokens with max_tokens %u, %u sample(s) and method %s need "
+                           "%llu bytes of KV memory on rank %d; its pool has %llu",
+                           request->n_prompt, request->sampling.max_tokens, request->n_samples,
+                           method_name(request->params.method),
+                           (unsigned long long)need * best->page_bytes, rank,
+                           (unsigned long long)best->pages[rank] * best->page_bytes);
+    }
+    return status_fail(STATUS_EXHAUSTED, "the request fits in no worker group");
+}
+
+/* ---- groups come and go ---- */
+
+static void find_best(struct scheduler *s)
+{
+    s->best_pages = 0;
+    s->generation++;
+    for (uint32_t i = 0; i < s->config.n_groups; i++) {
+        if (s->groups[i].ready) {
+            uint64_t pages = head_pages(s, s->groups[i].pages);
+            s->best_pages = pages > s->best_pages ? pages : s->best_pages;
+        }
+    }
+}
+
+static status group_alloc(const struct scheduler *s, struct group *group)
+{
+    size_t n = s->config.max_sequences;
+    size_t ranks = (size_t)s->config.ranks;
+
+    if (group->slots) {
+        return STATUS_OK;
+    }
+    group->slots = calloc(n, sizeof(struct sequence *));
+    group->free_slots = calloc(n, sizeof(uint32_t));
+    group->release = calloc(n, sizeof(uint32_t));
+    group->pages = calloc(ranks, sizeof(uint32_t));
+    group->free = calloc(ranks, sizeof(uint32_t));
+    if (!group->slots || !group->free_slots || !group->release || !group->pages || !group->free) {
+        free(group->slots);
+        group->slots = NULL;
+        return status_fail(STATUS_EXHAUSTED, "no memory for group %u", group->index);
+    }
+    return STATUS_OK;
+}
+
+/* Everything of the last epoch is forgotten, also by the workers. */
+static void group_reset(const struct scheduler *s, struct group *group)
+{
+    uint32_t n = s->config.max_sequences;
+
+    assert(list_empty(&group->jobs) && list_empty(&group->decode));
+    group->n_release = 0;
+    group->n_flights = 0;
+    group->number = 1;
+    group->work_per_ms = 0;
+    group->decode_ms = 0;
+    group->n_free_slots = n;
+    for (uint32_t i = 0; i < n; i++) {
+        group->free_slots[i] = n - 1 - i;
+    }
+    memset(group->flights, 0, sizeof(group->flights));
+}
+
+status scheduler_group_ready(struct scheduler *s, uint32_t index,
+                             const struct group_capacity *capacity, double now)
+{
+    struct group *group = &s->groups[index];
+    status st;
+
+    assert(index < s->config.n_groups && !group->ready);
+    if (capacity->page_rows == 0 || (s->page_rows && capacity->page_rows != s->page_rows)) {
+        return status_fail(STATUS_INVALID, "group %u has KV pages of %u rows, others of %u", index,
+                           capacity->page_rows, s->page_rows);
+    }
+    st = group_alloc(s, group);
+    if (st) {
+        return st;
+    }
+    s->page_rows = capacity->page_rows;
+    group_reset(s, group);
+    group->epoch = capacity->epoch;
+    group->page_bytes = capacity->page_bytes;
+    memcpy(group->pages, capacity->pages, (size_t)s->config.ranks * sizeof(uint32_t));
+    memcpy(group->free, capacity->pages, (size_t)s->config.ranks * sizeof(uint32_t));
+    group->ready = true;
+    s->n_ready++;
+    find_best(s);
+    group_changed(s, group);
+    scheduler_settle(s, now);
+    return STATUS_OK;
+}
+
+void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct failure *failure,
+                          double now)
+{
+    struct group *group = &s->groups[index];
+
+    assert(index < s->config.n_groups);
+    if (!group->ready) {
+        return;
+    }
+    group->ready = false;
+    s->n_ready--;
+    find_best(s);
+    (void)jobs_fail(s, &group->jobs, failure);
+    group_changed(s, group);
+    if (s->n_ready == 0) {
+        (void)jobs_fail(s, &s->queue, failure);
+    }
+    scheduler_settle(s, now);
+}

@@ -1,0 +1,338 @@
+#include "coordinator/scheduler.h"
+#include "coordinator/scheduler_state.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* How quickly measured speeds follow: the weight of the newest step. */
+#define SMOOTHING 0.3
+
+static struct flight *flight_of(const struct scheduler *s, struct group *group, uint64_t number)
+{
+    return &group->flights[number % s->config.look_ahead];
+}
+
+/* ---- plans out ---- */
+
+static void plan_release(struct scheduler *s, struct group *group, struct plan *plan)
+{
+    memcpy(s->release, group->release, group->n_release * sizeof(uint32_t));
+    plan->n_release = group->n_release;
+    plan->release = s->release;
+    group->n_release = 0;
+}
+
+/* Once round the live sequences, as many as a step takes; who was served goes to the end. */
+static void plan_decode_step(struct scheduler *s, struct group *group, struct plan *plan)
+{
+    struct link *last = group->decode.prev;
+    bool more = !list_empty(&group->decode);
+
+    plan->decode = s->decode;
+    while (more && plan->n_decode < PLAN_MAX_DECODE) {
+        struct link *link = group->decode.next;
+        struct sequence *sequence = HOLDER_OF(link, struct sequence, decode);
+        more = link != last;
+        list_remove(link);
+        s->decode[plan->n_decode++] = sequence->slot;
+        sequence->planned++;
+        if (sequence->planned < sequence->job->request->sampling.max_tokens) {
+            list_append(&group->decode, link);
+        }
+    }
+}
+
+static void plan_begin_sample(struct scheduler *s, struct group *group, struct plan *plan)
+{
+    struct job *job = group->prefill;
+    const struct request *request = job->request;
+    struct sequence *sequence = &job->sequences[job->next_sample];
+
+    sequence->begin_plan = plan->number;
+    slices_begin(&group->walk, &request->params, s->config.model, (int)request->n_prompt);
+    group->walked = 0;
+    s->begin = (struct plan_begin){
+        .slot = sequence->slot,
+        .n_prompt = request->n_prompt,
+        .prompt = request->prompt,
+        .params = request->params,
+        .sampling = request->sampling,
+        .trace = request->trace,
+        .max_rows = request->sampling.max_tokens - 1,
+    };
+    s->begin.sampling.sample = sequence->sample;
+    plan->begin = &s->begin;
+    plan->n_begin = 1;
+}
+
+/* The next slices of the group's prompt, as many as fit the time; at least one. */
+static void plan_prefill(struct scheduler *s, struct group *group, struct plan *plan,
+                         struct flight *flight)
+{
+    struct job *job = group->prefill;
+    struct sequence *sequence = &job->sequences[job->next_sample];
+    double most = s->config.prefill_ms * group->work_per_ms;
+    struct slice slice = {0};
+
+    if (!sequence->begin_plan) {
+        plan_begin_sample(s, group, plan);
+    }
+    s->advance = (struct plan_advance){.slot = sequence->slot};
+    do {
+        bool more = slices_next(&group->walk, &slice);
+        assert(more);
+        flight->work += slice_work(s->config.model, &slice);
+        s->advance.slices++;
+    } while (group->walk.next.end != 0 && s->advance.slices < PLAN_MAX_ADVANCE &&
+             flight->work + slice_work(s->config.model, &group->walk.next) <= most);
+    plan->advance = &s->advance;
+    plan->n_advance = 1;
+    group->walked += flight->work;
+    flight->advanced = sequence;
+    flight->work_done = group->walked;
+    flight->layer = (uint32_t)slice.nth_layer;
+    flight->tokens_done = (uint32_t)slice.end;
+    if (group->walk.next.end != 0) {
+        return;
+    }
+    flight->n_tokens = 1; /* the last slice chooses the first token */
+    sequence->planned = 1;
+    if (sequence->planned < job->request->sampling.max_tokens) {
+        list_append(&group->decode, &sequence->decode);
+    }
+    job->next_sample++;
+    if (job->next_sample == job->request->n_samples) {
+        group->prefill = NULL;
+    }
+}
+
+static bool has_work(const struct scheduler *s, const struct group *group)
+{
+    return group->ready && group->n_flights < s->config.look_ahead &&
+           (group->prefill || group->n_release || !list_empty(&group->decode));
+}
+
+static void plan_group(struct scheduler *s, struct group *group, struct plan *plan)
+{
+    struct flight *flight = flight_of(s, group, group->number);
+
+    *plan = (struct plan){.epoch = group->epoch, .number = group->number};
+    *flight = (struct flight){0};
+    plan_release(s, group, plan);
+    plan_decode_step(s, group, plan); /* before a prompt ends in this plan and joins */
+    if (group->prefill) {
+        plan_prefill(s, group, plan, flight);
+    }
+    flight->n_tokens += plan->n_decode;
+    flight->decodes = plan->n_decode > 0;
+    group->number++;
+    group->n_flights++;
+}
+
+bool scheduler_next_plan(struct scheduler *s, uint32_t *index, struct plan *plan)
+{
+    while (!list_empty(&s->dirty)) {
+        struct group *group = HOLDER_OF(s->dirty.next, struct group, dirty);
+        bool had_prefill = group->prefill != NULL;
+        if (!has_work(s, group)) {
+            list_remove(&group->dirty);
+            continue;
+        }
+        plan_group(s, group, plan);
+        if (had_prefill && !group->prefill) {
+            group_changed(s, group);
+        }
+        *index = group->index;
+        return true;
+    }
+    return false;
+}
+
+/* ---- results in ---- */
+
+static void smooth(double *mean, double value)
+{
+    *mean = *mean > 0 ? (1 - SMOOTHING) * *mean + SMOOTHING * value : value;
+}
+
+/* Learns how long slices and decode steps take here. */
+static void measure(struct group *group, const struct flight *flight, double compute_ms)
+{
+    if (!(compute_ms > 0)) {
+        return;
+    }
+    if (flight->work > 0) {
+        double own = flight->decodes ? compute_ms - group->decode_ms : compute_ms;
+        own = own > compute_ms / 10 ? own : compute_ms / 10;
+        smooth(&group->work_per_ms, flight->work / own);
+    } else if (flight->decodes) {
+        smooth(&group->decode_ms, compute_ms);
+    }
+}
+
+static bool is_stop(const struct scheduler *s, const struct sequence *sequence, uint32_t id)
+{
+    const struct request *request = sequence->job->request;
+    const struct model_config *model = s->config.model;
+
+    if (sequence->got <= request->sampling.min_tokens) {
+        return false;
+    }
+    for (uint32_t i = 0; i < request->n_stop_ids; i++) {
+        if (request->stop_ids[i] == id) {
+            return true;
+        }
+    }
+    for (int i = 0; i < model->n_eos_ids && !request->ignore_eos; i++) {
+        if ((uint32_t)model->eos_ids[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void first_token(struct scheduler *s, struct sequence *sequence, double now)
+{
+    struct job *job = sequence->job;
+
+    sequence->first_token_ms = now;
+    if (job->progress.phase == PHASE_DECODE) {
+        return;
+    }
+    list_remove(&job->prefill);
+    job->progress.phase = PHASE_DECODE;
+    job->progress.layer = job->progress.layers;
+    job->progress.fraction = 1;
+    job_report(s, job, now);
+}
+
+static void take_token(struct scheduler *s, struct sequence *sequence, uint32_t id, double now)
+{
+    const struct request *request = sequence->job->request;
+    const struct scheduler_sink *sink = &s->config.sink;
+    bool stop;
+
+    sequence->got++;
+    if (sequence->got == 1) {
+        first_token(s, sequence, now);
+    }
+    stop = is_stop(s, sequence, id);
+    if (sink->token(sink->context, sequence->job->user, sequence->sample, id, stop)) {
+        sequence_end(s, sequence, FINISH_STOP_STRING, now);
+    } else if (stop) {
+        sequence_end(s, sequence, FINISH_STOP_TOKEN, now);
+    } else if (sequence->got == request->sampling.max_tokens) {
+        sequence_end(s, sequence, FINISH_LENGTH, now);
+    }
+}
+
+/* The sequence that the slot belonged to when that plan was made, if it still lives. */
+static struct sequence *find_sequence(const struct group *group, uint32_t slot, uint64_t number)
+{
+    struct sequence *sequence = group->slots[slot];
+
+    return sequence && sequence->begin_plan && sequence->begin_plan <= number ? sequence : NULL;
+}
+
+void *scheduler_find(const struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
+                     uint32_t *sample)
+{
+    const struct group *group = &s->groups[index];
+    const struct sequence *sequence = NULL;
+
+    assert(index < s->config.n_groups);
+    if (group->ready && slot < s->config.max_sequences) {
+        sequence = find_sequence(group, slot, number);
+    }
+    if (!sequence) {
+        return NULL;
+    }
+    *sample = sequence->sample;
+    return sequence->job->user;
+}
+
+static void take_progress(struct scheduler *s, const struct flight *flight, double now)
+{
+    struct job *job;
+
+    if (!flight->advanced) {
+        return;
+    }
+    job = flight->advanced->job;
+    if (job->progress.phase != PHASE_PREFILL || flight->advanced->sample != 0) {
+        return;
+    }
+    job->progress.layer = flight->layer;
+    job->progress.tokens_done = flight->tokens_done;
+    job->progress.fraction = (float)(flight->work_done / job->work);
+    if (now - job->reported_ms >= s->config.report_ms / 4) {
+        job_report(s, job, now);
+    }
+}
+
+static status check_result(const struct scheduler *s, struct group *group,
+                           const struct step_result *result)
+{
+    uint64_t oldest = group->number - group->n_flights;
+    uint32_t expected;
+
+    if (!group->ready || group->n_flights == 0 || result->number != oldest) {
+        return status_fail(STATUS_INTERNAL, "group %u sent a result of plan %llu, not of %llu",
+                           group->index, (unsigned long long)result->number,
+                           (unsigned long long)oldest);
+    }
+    expected = flight_of(s, group, oldest)->n_tokens;
+    if (result->n_tokens != expected) {
+        return status_fail(STATUS_INTERNAL, "group %u answered plan %llu with %u tokens, not %u",
+                           group->index, (unsigned long long)oldest, result->n_tokens, expected);
+    }
+    for (uint32_t i = 0; i < result->n_tokens; i++) {
+        if (result->tokens[i].slot >= s->config.max_sequences ||
+            result->tokens[i].id >= (uint32_t)s->config.model->vocab) {
+            return status_fail(STATUS_INTERNAL, "group %u sent token %u for slot %u", group->index,
+                               result->tokens[i].id, result->tokens[i].slot);
+        }
+    }
+    return STATUS_OK;
+}
+
+status scheduler_result(struct scheduler *s, uint32_t index, const struct step_result *result,
+                        double now)
+{
+    struct group *group = &s->groups[index];
+    struct flight flight;
+    status st;
+
+    assert(index < s->config.n_groups);
+    st = check_result(s, group, result);
+    if (st) {
+        return st;
+    }
+    flight = *flight_of(s, group, result->number);
+    flight_of(s, group, result->number)->advanced = NULL;
+    group->n_flights--;
+    measure(group, &flight, result->compute_ms);
+    take_progress(s, &flight, now);
+    if (flight.advanced) {
+        flight.advanced->collective_ms += result->collective_ms;
+    }
+    for (uint32_t i = 0; i < result->n_tokens; i++) {
+        const struct result_token *token = &result->tokens[i];
+        struct sequence *sequence = find_sequence(group, token->slot, result->number);
+        if (!sequence) {
+            continue;
+        }
+        if (sequence->got >= sequence->planned) {
+            st = status_fail(STATUS_INTERNAL, "group %u sent a token for slot %u too many", index,
+                             token->slot);
+            break;
+        }
+        if (sequence != flight.advanced) {
+            sequence->collective_ms += result->collective_ms;
+        }
+        take_token(s, sequence, token->id, now);
+    }
+    group_changed(s, group);
+    scheduler_settle(s, now);
+    return st;
+}

@@ -1,0 +1,130 @@
+/*
+ * scheduler_state.h - what scheduler.c (queue, admission, ends), scheduler_group.c (room in the
+ * groups) and scheduler_plan.c (plans out, results in) share; nobody else includes it.
+ *
+ * A job is one request, a sequence one of its samples.  A job waits in `queue`, then belongs to
+ * one group, which keeps pages and slots for all its samples.  A slot whose sequence ended is
+ * free at once, because the next plan releases it before it begins anything.
+ */
+#ifndef COORDINATOR_SCHEDULER_STATE_H
+#define COORDINATOR_SCHEDULER_STATE_H
+
+#include "common/slices.h"
+#include "common/split.h"
+#include "coordinator/heap.h"
+#include "coordinator/list.h"
+#include "coordinator/scheduler.h"
+#include "coordinator/table.h"
+
+struct job;
+
+struct sequence {
+    struct job *job;
+    struct link decode; /* in group.decode while tokens remain to be planned */
+    uint32_t sample;
+    uint32_t slot;
+    uint32_t planned, got; /* tokens */
+    uint64_t begin_plan;   /* 0: not begun, so nothing to release */
+    bool ended;
+    double first_token_ms; /* time; 0: none yet */
+    double collective_ms;
+};
+
+struct job {
+    const struct request *request;
+    void *user;
+    struct link link;    /* in scheduler.queue or group.jobs */
+    struct link prefill; /* in scheduler.prefilling from admission to the first token */
+    struct table_node by_handle;
+    struct heap_node by_deadline;
+    struct group *group;  /* NULL: it waits */
+    uint64_t pages;       /* worst case of one sample and one cache head, all layers */
+    uint64_t *rank_pages; /* [ranks] where heads differ: of one sample; NULL: all are alike */
+    bool per_query_head;  /* cache heads are query heads */
+    double work;          /* of one sample's prefill */
+    double submitted_ms, admitted_ms, reported_ms;
+    uint64_t fits_checked; /* scheduler.generation at which it last fitted somewhere */
+    struct request_progress progress;
+    uint32_t n_live;      /* samples that have not ended */
+    uint32_t next_sample; /* whose prefill is not wholly planned */
+    struct sequence sequences[];
+};
+
+/* A plan whose result is not back. */
+struct flight {
+    struct sequence *advanced; /* NULL: none, or ended since */
+    double work;               /* of its slices */
+    double work_done;          /* of the whole prefill, once it is done */
+    uint32_t layer, tokens_done;
+    uint32_t n_tokens; /* that the result must have */
+    bool decodes;
+};
+
+struct group {
+    uint32_t index;
+    bool ready;
+    bool listed; /* in scheduler.dirty */
+    struct link dirty;
+    struct heap_node open; /* in scheduler.open while ready and without a prefill */
+    uint64_t epoch;
+    uint64_t number; /* of the next plan */
+    uint32_t *pages; /* [ranks], of the pool */
+    uint32_t *free;  /* [ranks], not promised to anybody */
+    uint64_t page_bytes;
+    struct link jobs;
+    uint32_t n_jobs;
+    struct job *prefill; /* has samples whose prefill is not wholly planned */
+    struct slices walk;  /* of its next sample, once begun */
+    double walked;       /* work of the slices taken from walk */
+    struct link decode;
+    uint32_t n_free_slots, n_release;
+    struct flight flights[SCHEDULER_MAX_LOOK_AHEAD]; /* by plan number */
+    uint32_t n_flights;
+    double work_per_ms; /* measured; 0: not yet */
+    double decode_ms;   /* of a step that only decodes */
+    /* Made when the group is ready for the first time. */
+    struct sequence **slots; /* [max_sequences]; NULL: free */
+    uint32_t *free_slots;
+    uint32_t *release; /* slots for the next plan; at most one entry each */
+};
+
+struct scheduler {
+    struct scheduler_config config;
+    struct split *splits; /* [ranks] */
+    struct group *groups; /* [n_groups] */
+    uint32_t n_ready;
+    struct link queue;
+    uint32_t n_queued;
+    uint64_t queued_tokens;
+    uint32_t n_running;
+    struct link prefilling;
+    struct link dirty; /* groups that may have a plan to send */
+    struct table by_handle;
+    struct heap by_deadline;
+    struct heap open;    /* most free pages first */
+    uint64_t best_pages; /* per cache head, of the largest ready group */
+    uint64_t generation; /* of the set of ready groups */
+    uint32_t page_rows;  /* 0: no group was ready yet */
+    double next_report_ms;
+    struct plan_begin begin; /* behind the arrays of the plan last given out */
+    struct plan_advance advance;
+    uint32_t decode[PLAN_MAX_DECODE];
+    uint32_t release[PLAN_MAX_SLOTS];
+};
+
+/* scheduler.c */
+void job_end(struct scheduler *s, struct job *job, const struct failure *failure);
+void sequence_end(struct scheduler *s, struct sequence *sequence, enum finish reason, double now);
+void job_report(struct scheduler *s, struct job *job, double now);
+uint32_t jobs_fail(struct scheduler *s, struct link *jobs, const struct failure *failure);
+void scheduler_settle(struct scheduler *s, double now);
+
+/* scheduler_group.c */
+void group_changed(struct scheduler *s, struct group *group);
+struct group *group_for_job(struct scheduler *s, const struct job *job);
+void group_take_pages(struct scheduler *s, struct group *group, const struct job *job);
+void group_give_pages(struct scheduler *s, struct group *group, const struct job *job);
+bool job_can_ever_fit(struct scheduler *s, struct job *job);
+status job_never_fits(const struct scheduler *s, const struct job *job);
+
+#endif
