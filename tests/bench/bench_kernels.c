@@ -1,0 +1,307 @@
+/*
+ * bench_kernels.c - how near the CPU kernels come to what the machine can do.
+ *
+ * First the machine: how fast its threads read memory, and the library's GEMM on a large square
+ * product.  Then the operations in the shapes of an 8B model against those two numbers.  The
+ * best of several rounds counts.
+ *
+ *   winnow-bench-kernels [threads ...]      default: 1 2
+ */
+#include "kernels/op.h"
+
+#include <omp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    HIDDEN = 4096,
+    MLP = 14336,
+    CHUNK = 1024,
+    ROUNDS = 7,
+    MAX_THREADS = 256,
+};
+static const size_t memory_bytes = (size_t)1 << 30; /* past the caches */
+
+struct bench {
+    struct device *dev;
+    enum dtype dtype;
+    int threads;
+    void *memory; /* memory_bytes of weights */
+    void *x;      /* (CHUNK, MLP) */
+    void *out;    /* (CHUNK, MLP) float32 */
+    size_t at;    /* where in memory the next weights lie */
+    double gemm_peak;
+    double read_peak;
+};
+
+static void die(const char *what)
+{
+    fprintf(stderr, "bench: %s: %s\n", what, status_text());
+    exit(1);
+}
+
+/* One thread: its processor time, so that what a busy machine gives to others does not count.
+ * Several: the clock, as the kernel adds up their time too coarsely. */
+static double now(const struct bench *b)
+{
+    struct timespec t;
+
+    clock_gettime(b->threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Small values without zeros or denormals, whichever dtype reads them. */
+static void fill(void *memory, size_t bytes, enum dtype dtype)
+{
+    uint32_t state = 1;
+
+    for (size_t i = 0; i < bytes / dtype_bytes(dtype); i++) {
+        state = state * 1664525u + 1013904223u;
+        float value = ((float)(state >> 8) - 8388608.0f) * 0x1p-28f;
+
+        if (dtype == DTYPE_BF16) {
+            uint32_t bits;
+
+            memcpy(&bits, &value, sizeof(bits));
+            ((uint16_t *)memory)[i] = (uint16_t)(bits >> 16);
+        } else {
+            ((float *)memory)[i] = value;
+        }
+    }
+}
+
+/* The next weights of this shape: each call reads memory that no cache still holds. */
+static struct matrix next_weights(struct bench *b, int n, int k)
+{
+    size_t bytes = (size_t)n * (size_t)k * dtype_bytes(b->dtype);
+
+    if (b->at + bytes > memory_bytes) {
+        b->at = 0;
+    }
+    struct matrix w = {
+        .data = (char *)b->memory + b->at, .rows = n, .cols = k, .stride = (size_t)k};
+    b->at += bytes;
+    return w;
+}
+
+typedef uint64_t words __attribute__((vector_size(16)));
+enum { READ_WORDS = 1 << 16 }; /* of one piece: 1 MiB */
+
+static uint64_t read_piece(const words *from)
+{
+    words sum[8] = {{0}};
+
+    for (size_t i = 0; i < READ_WORDS; i += 8) {
+        __builtin_prefetch(from + i + 256);
+        __builtin_prefetch(from + i + 260);
+        for (size_t j = 0; j < 8; j++) {
+            sum[j] ^= from[i + j];
+        }
+    }
+    for (size_t j = 1; j < 8; j++) {
+        sum[0] ^= sum[j];
+    }
+    return sum[0][0] ^ sum[0][1];
+}
+
+/* Seconds of reading all the memory once. */
+static double read_once(struct bench *b)
+{
+    const words *from = b->memory;
+    size_t n = memory_bytes / sizeof(*from);
+    uint64_t sum = 0;
+    double start = now(b);
+
+#pragma omp parallel for num_threads(b->threads) reduction(^ : sum) schedule(static)
+    for (size_t i = 0; i < n; i += READ_WORDS) {
+        sum ^= read_piece(from + i);
+    }
+    double seconds = now(b) - start;
+
+    if (sum == 1) {
+        puts(""); /* the sum is used */
+    }
+    return seconds;
+}
+
+typedef status (*product)(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                          const struct matrix *w, int rows);
+
+/* The best seconds of one product. */
+static double time_product(struct bench *b, product op, int rows, int n, int k)
+{
+    double best = 1e30;
+
+    for (int i = 0; i < ROUNDS + 1; i++) {
+        struct matrix w = next_weights(b, n, k);
+        double start = now(b);
+
+        if (op(b->dev, b->out, b->dtype, b->x, &w, rows)) {
+            die("product");
+        }
+        double seconds = now(b) - start;
+
+        if (i > 0 && seconds < best) { /* the first makes the primitive */
+            best = seconds;
+        }
+    }
+    return best;
+}
+
+static double gflops(int rows, int n, int k, double seconds)
+{
+    return 2e-9 * rows * (double)n * k / seconds;
+}
+
+static void bench_machine(struct bench *b)
+{
+    double best = 1e30;
+    const int sizes[] = {1024, 2048};
+
+    for (int i = 0; i < ROUNDS; i++) {
+        double seconds = read_once(b);
+        best = seconds < best ? seconds : best;
+    }
+    b->read_peak = (double)memory_bytes / best * 1e-9;
+    printf("\n%s, %s\n  read memory                        %8.1f GB/s\n",
+           device_description(b->dev), dtype_name(b->dtype), b->read_peak);
+    b->gemm_peak = 0.0;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        int s = sizes[i];
+        int rows = s < CHUNK ? s : CHUNK;
+        double rate = gflops(rows, s, s, time_product(b, op_linear, rows, s, s));
+
+        printf("  GEMM %4d x %4d x %4d             %8.1f GFLOP/s\n", rows, s, s, rate);
+        b->gemm_peak = rate > b->gemm_peak ? rate : b->gemm_peak;
+    }
+}
+
+static const struct {
+    const char *name;
+    int n, k;
+} shapes[] = {
+    {"q, o", HIDDEN, HIDDEN},
+    {"k, v", HIDDEN / 4, HIDDEN},
+    {"gate, up", MLP, HIDDEN},
+    {"down", HIDDEN, MLP},
+};
+enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]) };
+
+static void bench_linear(struct bench *b)
+{
+    const int counts[] = {CHUNK, 256, 64};
+
+    printf("  op_linear           rows  GFLOP/s   of peak\n");
+    for (int s = 0; s < SHAPES; s++) {
+        for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+            int rows = counts[c];
+            double rate = gflops(rows, shapes[s].n, shapes[s].k,
+                                 time_product(b, op_linear, rows, shapes[s].n, shapes[s].k));
+
+            printf("    %-14s  %6d %8.1f   %5.0f %%\n", shapes[s].name, rows, rate,
+                   100.0 * rate / b->gemm_peak);
+        }
+    }
+}
+
+static void bench_linear_rows(struct bench *b)
+{
+    const int counts[] = {1, 2, 4, 8, 16, 32, 64};
+
+    printf("  op_linear_rows      rows     GB/s   of read  GFLOP/s\n");
+    for (int s = 0; s < SHAPES; s++) {
+        for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+            int rows = counts[c], n = shapes[s].n, k = shapes[s].k;
+            double seconds = time_product(b, op_linear_rows, rows, n, k);
+            double read = (double)n * k * (double)dtype_bytes(b->dtype) / seconds * 1e-9;
+
+            printf("    %-14s  %6d %8.1f   %5.0f %% %8.1f\n", shapes[s].name, rows, read,
+                   100.0 * read / b->read_peak, gflops(rows, n, k, seconds));
+        }
+    }
+}
+
+static void bench_elementwise(struct bench *b)
+{
+    size_t n = (size_t)CHUNK * MLP;
+    double best[2] = {1e30, 1e30};
+
+    for (int i = 0; i < ROUNDS; i++) {
+        double start = now(b);
+
+        if (op_silu_mul(b->dev, b->out, b->x, b->x, n)) {
+            die("op_silu_mul");
+        }
+        double middle = now(b);
+        if (op_rmsnorm(b->dev, b->x, b->out, b->memory, CHUNK, HIDDEN, 1e-5f)) {
+            die("op_rmsnorm");
+        }
+        double end = now(b);
+
+        best[0] = middle - start < best[0] ? middle - start : best[0];
+        best[1] = end - middle < best[1] ? end - middle : best[1];
+    }
+    printf("  op_silu_mul                        %8.2f ns an element\n", best[0] * 1e9 / (double)n);
+    printf("  op_rmsnorm                         %8.2f ns an element\n",
+           best[1] * 1e9 / CHUNK / HIDDEN);
+}
+
+static void bench_open(struct bench *b, enum dtype dtype, int threads)
+{
+    struct device_config config = {.dtype = dtype, .threads = threads};
+
+    *b = (struct bench){.dtype = dtype, .threads = threads};
+    if (device_open(&b->dev, "cpu", &config) ||
+        device_alloc(b->dev, &b->memory, memory_bytes, "weights") ||
+        device_alloc(b->dev, &b->x, (size_t)CHUNK * MLP * sizeof(float), "rows") ||
+        device_alloc(b->dev, &b->out, (size_t)CHUNK * MLP * sizeof(float), "results")) {
+        die("device");
+    }
+    fill(b->memory, memory_bytes, dtype);
+    fill(b->x, (size_t)CHUNK * MLP * dtype_bytes(dtype), dtype);
+}
+
+static void bench_close(struct bench *b)
+{
+    device_free(b->dev, b->out);
+    device_free(b->dev, b->x);
+    device_free(b->dev, b->memory);
+    device_close(b->dev);
+}
+
+static void bench_all(int threads)
+{
+    const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F32};
+
+    for (int d = 0; d < 2; d++) {
+        struct bench b;
+
+        bench_open(&b, dtypes[d], threads);
+        bench_machine(&b);
+        bench_linear_rows(&b);
+        bench_linear(&b);
+        bench_elementwise(&b);
+        bench_close(&b);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        bench_all(1);
+        bench_all(2);
+    }
+    for (int i = 1; i < argc; i++) {
+        long threads = strtol(argv[i], NULL, 10);
+
+        if (threads < 1 || threads > MAX_THREADS) {
+            fprintf(stderr, "usage: %s [threads ...]\n", argv[0]);
+            return 1;
+        }
+        bench_all((int)threads);
+    }
+    return 0;
+}

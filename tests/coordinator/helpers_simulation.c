@@ -1,0 +1,551 @@
+#include "tests/coordinator/helpers_simulation.h"
+
+#include "common/slices.h"
+#include "common/split.h"
+#include "coordinator/heap.h"
+#include "coordinator/list.h"
+#include "tests/check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RANKS = 2, PAGE_ROWS = 32, MAX_SAMPLES = 4, VOCAB = 64, EOS = 7 };
+
+const struct model_config simulation_model = {
+    .name = "simulated",
+    .layers = 4,
+    .hidden = 64,
+    .intermediate = 128,
+    .query_heads = 6,
+    .kv_heads = 3, /* 2 on rank 0, 1 on rank 1 */
+    .head_dim = 8,
+    .vocab = VOCAB,
+    .max_positions = 1 << 20,
+    .eos_ids = {EOS},
+    .n_eos_ids = 1,
+};
+
+enum request_state { WAITING, QUEUED, RUNNING, ENDED };
+
+struct sim_request {
+    struct request request;
+    uint32_t prompt[1];
+    enum request_state state;
+    uint32_t got[MAX_SAMPLES];
+    bool stopped[MAX_SAMPLES];
+    bool done[MAX_SAMPLES];
+};
+
+enum event_kind { ARRIVE, STEP_DONE, DIE, REVIVE, CANCEL, TICK };
+
+struct event {
+    struct heap_node at; /* microseconds */
+    enum event_kind kind;
+    uint32_t index;
+    uint64_t epoch;
+};
+
+struct sim_slot {
+    bool used, decoding;
+    uint64_t handle;
+    uint32_t sample, produced, limit;
+    uint32_t pages[RANKS];
+    struct slices walk;
+    struct method_params params;
+};
+
+struct sim_step {
+    uint64_t number;
+    uint32_t n_tokens;
+    struct result_token tokens[PLAN_MAX_DECODE + 1];
+    double ms;
+};
+
+struct sim_group {
+    bool alive;
+    uint64_t epoch, expected;
+    struct sim_slot *slots;
+    uint32_t used[RANKS];
+    struct sim_step steps[SCHEDULER_MAX_LOOK_AHEAD];
+    uint32_t n_steps;
+};
+
+struct simulation {
+    struct simulation_config config;
+    struct scheduler *scheduler;
+    struct sim_request *requests; /* by handle - 1 */
+    struct sim_group *groups;
+    struct heap events;
+    uint64_t n_events, random;
+    uint32_t n_ended, next_admitted;
+    uint32_t pages[RANKS];
+    double now;
+    struct simulation_outcome outcome;
+};
+
+/* ---- chance ---- */
+
+static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15ULL;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    return x ^ (x >> 31);
+}
+
+static double chance(struct simulation *sim)
+{
+    sim->random = mix(sim->random);
+    return (double)(sim->random >> 11) / 9007199254740992.0;
+}
+
+static uint32_t below(struct simulation *sim, uint32_t n)
+{
+    return (uint32_t)(chance(sim) * n);
+}
+
+static double wait_ms(struct simulation *sim, double per_ms)
+{
+    return -log(1 - chance(sim)) / per_ms;
+}
+
+/* What the simulated model says: a function of the request, the sample and the step. */
+static uint32_t token_of(uint64_t handle, uint32_t sample, uint32_t step)
+{
+    return (uint32_t)(mix(handle * 1000003 + (uint64_t)sample * 101 + (uint64_t)step * 7919) %
+                      VOCAB);
+}
+
+static void remember(struct simulation *sim, uint64_t what, uint64_t handle, uint64_t value)
+{
+    sim->outcome.history = mix(sim->outcome.history ^ mix(what * 31 + handle * 7 + value));
+}
+
+static void schedule(struct simulation *sim, double delay_ms, enum event_kind kind, uint32_t index,
+                     uint64_t epoch)
+{
+    struct event *event = calloc(1, sizeof(*event));
+
+    CHECK(event);
+    event->at.key = (int64_t)((sim->now + delay_ms) * 1000);
+    event->at.tie = sim->n_events++;
+    event->kind = kind;
+    event->index = index;
+    event->epoch = epoch;
+    CHECK_OK(heap_reserve(&sim->events, sim->events.n + 1));
+    heap_insert(&sim->events, &event->at);
+}
+
+/* ---- what the scheduler reports ---- */
+
+static void on_progress(void *context, void *user, const struct request_progress *progress)
+{
+    struct simulation *sim = context;
+    struct sim_request *r = user;
+
+    CHECK(r->state == QUEUED || r->state == RUNNING);
+    CHECK(progress->fraction >= 0 && progress->fraction <= 1.0001F);
+    CHECK((progress->phase == PHASE_QUEUED) == (progress->queue_position > 0));
+    if (progress->phase != PHASE_PREFILL || r->state == RUNNING) {
+        return;
+    }
+    /* First come, first served: nobody who came earlier still waits. */
+    r->state = RUNNING;
+    for (; sim->next_admitted < r->request.handle - 1; sim->next_admitted++) {
+        CHECK(sim->requests[sim->next_admitted].state != QUEUED);
+    }
+    remember(sim, 1, r->request.handle, 0);
+}
+
+static bool on_token(void *context, void *user, uint32_t sample, uint32_t id, bool stop)
+{
+    struct simulation *sim = context;
+    struct sim_request *r = user;
+
+    CHECK(r->state == RUNNING && sample < r->request.n_samples);
+    CHECK(!r->done[sample] && !r->stopped[sample]);
+    CHECK(id == token_of(r->request.handle, sample, r->got[sample]));
+    r->got[sample]++;
+    CHECK(r->got[sample] <= r->request.sampling.max_tokens);
+    CHECK(stop ==
+          (id == EOS && !r->request.ignore_eos && r->got[sample] > r->request.sampling.min_tokens));
+    sim->outcome.tokens++;
+    remember(sim, 2, r->request.handle, id);
+    r->stopped[sample] = stop || id == EOS + 1; /* EOS + 1 plays the stop string */
+    return id == EOS + 1;
+}
+
+static void on_done(void *context, void *user, const struct request_done *done)
+{
+    struct simulation *sim = context;
+    struct sim_request *r = user;
+    uint32_t sample = done->sample;
+    uint32_t max_tokens = r->request.sampling.max_tokens;
+
+    CHECK((r->state == QUEUED || r->state == RUNNING) && sample < r->request.n_samples);
+    CHECK(!r->done[sample]);
+    CHECK(done->usage.completion_tokens == r->got[sample]);
+    CHECK(done->usage.prompt_tokens == r->request.n_prompt);
+    CHECK((done->reason == FINISH_ABORTED) == (!r->stopped[sample] && r->got[sample] < max_tokens));
+    CHECK(r->stopped[sample] ==
+          (done->reason == FINISH_STOP_TOKEN || done->reason == FINISH_STOP_STRING));
+    CHECK(done->timing.queue_ms >= 0 && done->timing.prefill_ms >= 0);
+    CHECK(done->timing.decode_ms >= 0 && done->timing.total_ms >= 0);
+    r->done[sample] = true;
+    remember(sim, 3, r->request.handle, done->reason);
+}
+
+static void count_end(struct simulation *sim, const struct sim_request *r,
+                      const struct failure *failure)
+{
+    struct simulation_outcome *outcome = &sim->outcome;
+
+    if (!failure) {
+        outcome->completed++;
+    } else if (failure->code == STATUS_CANCELLED) {
+        outcome->cancelled++;
+    } else if (failure->code == STATUS_DEADLINE) {
+        CHECK(sim->now >= (double)r->request.deadline_ms);
+        CHECK(sim->now <= (double)r->request.deadline_ms + 51);
+        outcome->late++;
+    } else {
+        CHECK(failure->code == STATUS_UNAVAILABLE);
+        outcome->lost++;
+    }
+}
+
+static void on_ended(void *context, void *user, const struct failure *failure)
+{
+    struct simulation *sim = context;
+    struct sim_request *r = user;
+
+    CHECK(r->state == QUEUED || r->state == RUNNING);
+    for (uint32_t i = 0; i < r->request.n_samples && !failure; i++) {
+        CHECK(r->done[i]);
+    }
+    r->state = ENDED;
+    sim->n_ended++;
+    count_end(sim, r, failure);
+    remember(sim, 4, r->request.handle, failure ? (uint64_t)failure->code : 0);
+}
+
+/* ---- simulated workers ---- */
+
+static void fake_release(struct sim_group *group, uint32_t slot)
+{
+    CHECK(group->slots[slot].used);
+    for (int rank = 0; rank < RANKS; rank++) {
+        group->used[rank] -= group->slots[slot].pages[rank];
+    }
+    group->slots[slot] = (struct sim_slot){0};
+}
+
+static void fake_begin(struct simulation *sim, struct sim_group *group,
+                       const struct plan_begin *begin)
+{
+    struct sim_slot *slot = &group->slots[begin->slot];
+    int rows = (int)begin->n_prompt;
+    uint32_t pages = 0;
+
+    CHECK(!slot->used);
+    *slot = (struct sim_slot){.used = true, .sample = begin->sampling.sample};
+    slot->handle = begin->sampling.seed;
+    slot->limit = begin->max_rows + 1;
+    slot->params = begin->params;
+    slices_begin(&slot->walk, &slot->params, &simulation_model, (int)begin->n_prompt);
+    for (int layer = 0; layer < simulation_model.layers; layer++) {
+        struct layer_rows after =
+            method_layer_rows(&begin->params, &simulation_model, (int)begin->n_prompt, layer, rows);
+        pages += ((uint32_t)after.kept + begin->max_rows + PAGE_ROWS - 1) / PAGE_ROWS;
+        rows = after.propagated;
+    }
+    for (int rank = 0; rank < RANKS; rank++) {
+        struct split split;
+        CHECK_OK(split_for_rank(&split, &simulation_model, rank, RANKS));
+        slot->pages[rank] = pages * (uint32_t)split.kv_heads;
+        group->used[rank] += slot->pages[rank];
+        CHECK(group->used[rank] <= sim->pages[rank]);
+    }
+}
+
+static void fake_token(struct sim_group *group, struct sim_step *step, uint32_t index)
+{
+    struct sim_slot *slot = &group->slots[index];
+
+    CHECK(slot->used && slot->produced < slot->limit);
+    step->tokens[step->n_tokens++] = (struct result_token){
+        .slot = index, .id = token_of(slot->handle, slot->sample, slot->produced)};
+    slot->produced++;
+}
+
+static void fake_advance(struct sim_group *group, struct sim_step *step,
+                         const struct plan_advance *advance)
+{
+    struct sim_slot *slot = &group->slots[advance->slot];
+    struct slice slice;
+
+    CHECK(slot->used && !slot->decoding && advance->slices > 0);
+    slot->walk.params = &slot->params;
+    for (uint32_t i = 0; i < advance->slices; i++) {
+        CHECK(slices_next(&slot->walk, &slice));
+        step->ms += slice_work(&simulation_model, &slice) / 1e7;
+    }
+    if (slot->walk.next.end == 0) {
+        slot->decoding = true;
+        fake_token(group, step, advance->slot);
+    }
+}
+
+static void execute(struct simulation *sim, uint32_t index, const struct plan *plan)
+{
+    struct sim_group *group = &sim->groups[index];
+    struct sim_step *step = &group->steps[group->n_steps++];
+
+    CHECK(group->alive && plan->epoch == group->epoch && plan->number == group->expected);
+    CHECK(group->n_steps <= (sim->config.look_ahead ? sim->config.look_ahead : 2));
+    CHECK(plan->n_begin <= 1 && plan->n_advance <= 1 && plan->n_decode <= PLAN_MAX_DECODE);
+    CHECK(plan->n_release + plan->n_begin + plan->n_advance + plan->n_decode > 0);
+    group->expected++;
+    *step = (struct sim_step){.number = plan->number, .ms = 0.2};
+    for (uint32_t i = 0; i < plan->n_release; i++) {
+        fake_release(group, plan->release[i]);
+    }
+    for (uint32_t i = 0; i < plan->n_begin; i++) {
+        fake_begin(sim, group, &plan->begin[i]);
+    }
+    for (uint32_t i = 0; i < plan->n_advance; i++) {
+        fake_advance(group, step, &plan->advance[i]);
+    }
+    for (uint32_t i = 0; i < plan->n_decode; i++) {
+        CHECK(group->slots[plan->decode[i]].decoding);
+        fake_token(group, step, plan->decode[i]);
+    }
+    step->ms += plan->n_decode ? 1 + 0.05 * plan->n_decode : 0;
+    sim->outcome.plans++;
+    remember(sim, 5, index, plan->number * 1000 + plan->n_decode);
+    if (group->n_steps == 1) {
+        schedule(sim, step->ms, STEP_DONE, index, group->epoch);
+    }
+}
+
+static void send_plans(struct simulation *sim)
+{
+    struct plan plan;
+    uint32_t index;
+
+    while (scheduler_next_plan(sim->scheduler, &index, &plan)) {
+        execute(sim, index, &plan);
+    }
+}
+
+static void revive(struct simulation *sim, uint32_t index)
+{
+    struct sim_group *group = &sim->groups[index];
+    uint32_t n = sim->config.max_sequences ? sim->config.max_sequences : PLAN_MAX_SLOTS;
+    struct group_capacity capacity = {
+        .epoch = ++group->epoch, .page_rows = PAGE_ROWS, .pages = sim->pages, .page_bytes = 1024};
+
+    group->alive = true;
+    group->expected = 1;
+    group->n_steps = 0;
+    memset(group->used, 0, sizeof(group->used));
+    memset(group->slots, 0, n * sizeof(struct sim_slot));
+    CHECK_OK(scheduler_group_ready(sim->scheduler, index, &capacity, sim->now));
+    if (sim->config.deaths_per_s > 0) {
+        schedule(sim, wait_ms(sim, sim->config.deaths_per_s / 1000), DIE, index, group->epoch);
+    }
+}
+
+static void die(struct simulation *sim, uint32_t index)
+{
+    struct failure failure = {.code = STATUS_UNAVAILABLE, .text = "rank 1 died"};
+
+    sim->groups[index].alive = false;
+    scheduler_group_lost(sim->scheduler, index, &failure, sim->now);
+    CHECK(scheduler_group_running(sim->scheduler, index) == 0);
+    schedule(sim, 100 + 1000 * chance(sim), REVIVE, index, 0);
+}
+
+static void step_done(struct simulation *sim, uint32_t index)
+{
+    struct sim_group *group = &sim->groups[index];
+    struct sim_step step = group->steps[0];
+    struct step_result result = {
+        .epoch = group->epoch,
+        .number = step.number,
+        .n_tokens = step.n_tokens,
+        .tokens = step.tokens,
+        .compute_ms = step.ms,
+        .collective_ms = step.ms / 10,
+    };
+
+    group->n_steps--;
+    memmove(&group->steps[0], &group->steps[1], group->n_steps * sizeof(struct sim_step));
+    if (group->n_steps) {
+        schedule(sim, group->steps[0].ms, STEP_DONE, index, group->epoch);
+    }
+    CHECK_OK(scheduler_result(sim->scheduler, index, &result, sim->now));
+}
+
+/* ---- simulated clients ---- */
+
+static void make_request(struct simulation *sim, struct sim_request *r, uint64_t handle)
+{
+    const struct simulation_config *config = &sim->config;
+    struct request *request = &r->request;
+
+    request->handle = handle;
+    request->prompt = r->prompt;
+    /* Mostly short, a few very long ones. */
+    request->n_prompt = 1 + (uint32_t)(pow(chance(sim), 4) * config->max_prompt);
+    method_defaults(&request->params, chance(sim) < 0.5 ? METHOD_FASTKV : METHOD_FULL,
+                    &simulation_model);
+    request->sampling = (struct sampling){.max_tokens = 1 + below(sim, 100), .top_p = 1};
+    request->sampling.seed = handle;
+    request->sampling.min_tokens = chance(sim) < 0.2 ? below(sim, 20) : 0;
+    request->n_samples = chance(sim) < 0.1 ? 1 + below(sim, MAX_SAMPLES) : 1;
+    request->ignore_eos = chance(sim) < 0.3;
+    request->arrived_ms = sim->now;
+    request->deadline_ms = INT64_MAX;
+    if (chance(sim) < config->deadline_share) {
+        request->deadline_ms = (int64_t)(sim->now + wait_ms(sim, 1.0 / 500));
+    }
+}
+
+static void arrive(struct simulation *sim, uint32_t index)
+{
+    struct sim_request *r = &sim->requests[index];
+    bool retry = false;
+
+    make_request(sim, r, index + 1);
+    r->state = QUEUED;
+    if (scheduler_submit(sim->scheduler, &r->request, r, sim->now, &retry)) {
+        r->state = ENDED;
+        sim->n_ended++;
+        sim->outcome.refused++;
+    } else if (chance(sim) < sim->config.cancel_share) {
+        schedule(sim, wait_ms(sim, 1.0 / 200), CANCEL, index, 0);
+    }
+    if (index + 1 < sim->config.requests) {
+        schedule(sim, wait_ms(sim, sim->config.arrivals_per_ms), ARRIVE, index + 1, 0);
+    }
+}
+
+static void cancel(struct simulation *sim, uint32_t index)
+{
+    struct failure failure = {.code = STATUS_CANCELLED, .text = "the client went away"};
+    bool alive = sim->requests[index].state != ENDED;
+    bool abort = alive && chance(sim) < 0.5;
+
+    sim->outcome.aborted += abort;
+    CHECK(scheduler_cancel(sim->scheduler, index + 1, abort ? NULL : &failure, sim->now) == alive);
+    CHECK(sim->requests[index].state == ENDED);
+}
+
+/* ---- the loop ---- */
+
+static void handle(struct simulation *sim, const struct event *event)
+{
+    bool current = event->index < sim->config.groups && sim->groups[event->index].alive &&
+                   sim->groups[event->index].epoch == event->epoch;
+
+    if (event->kind == ARRIVE) {
+        arrive(sim, event->index);
+    } else if (event->kind == CANCEL) {
+        cancel(sim, event->index);
+    } else if (event->kind == STEP_DONE && current) {
+        step_done(sim, event->index);
+    } else if (event->kind == DIE && current) {
+        die(sim, event->index);
+    } else if (event->kind == REVIVE) {
+        revive(sim, event->index);
+    } else if (event->kind == TICK) {
+        scheduler_tick(sim->scheduler, sim->now);
+        schedule(sim, 50, TICK, 0, 0);
+    }
+}
+
+static void sim_open(struct simulation *sim, const struct simulation_config *config)
+{
+    uint32_t n = config->max_sequences ? config->max_sequences : PLAN_MAX_SLOTS;
+    struct scheduler_config scheduler = {
+        .model = &simulation_model,
+        .ranks = RANKS,
+        .n_groups = config->groups,
+        .max_context = 1 << 20,
+        .queue_requests = config->queue_requests,
+        .look_ahead = config->look_ahead,
+        .max_sequences = config->max_sequences,
+        .sink = {on_progress, on_token, on_done, on_ended, sim},
+    };
+
+    *sim = (struct simulation){.config = *config, .random = config->seed, .now = 1};
+    sim->pages[0] = config->pages;
+    sim->pages[1] = config->pages / 2 + 1; /* it has half the KV heads */
+    sim->requests = calloc(config->requests, sizeof(struct sim_request));
+    sim->groups = calloc(config->groups, sizeof(struct sim_group));
+    CHECK(sim->requests && sim->groups);
+    for (uint32_t i = 0; i < config->groups; i++) {
+        sim->groups[i].slots = calloc(n, sizeof(struct sim_slot));
+        CHECK(sim->groups[i].slots);
+    }
+    CHECK_OK(scheduler_open(&sim->scheduler, &scheduler));
+}
+
+static void sim_close(struct simulation *sim)
+{
+    struct heap_node *node;
+
+    while ((node = heap_first(&sim->events))) {
+        heap_remove(&sim->events, node);
+        free(HOLDER_OF(node, struct event, at));
+    }
+    heap_fini(&sim->events);
+    scheduler_close(sim->scheduler);
+    for (uint32_t i = 0; i < sim->config.groups; i++) {
+        free(sim->groups[i].slots);
+    }
+    free(sim->groups);
+    free(sim->requests);
+}
+
+static void check_all_is_free(struct simulation *sim)
+{
+    struct scheduler_counts counts = scheduler_counts(sim->scheduler);
+
+    CHECK(counts.queued == 0 && counts.running == 0 && counts.queued_tokens == 0);
+    for (uint32_t i = 0; i < sim->config.groups; i++) {
+        for (int rank = 0; sim->groups[i].alive && rank < RANKS; rank++) {
+            CHECK(scheduler_pages_free(sim->scheduler, i, rank) == sim->pages[rank]);
+        }
+    }
+}
+
+struct simulation_outcome simulate(const struct simulation_config *config)
+{
+    struct simulation sim;
+
+    sim_open(&sim, config);
+    for (uint32_t i = 0; i < config->groups; i++) {
+        revive(&sim, i);
+    }
+    schedule(&sim, 0, ARRIVE, 0, 0);
+    schedule(&sim, 50, TICK, 0, 0);
+    while (sim.n_ended < config->requests) {
+        struct heap_node *node = heap_first(&sim.events);
+        struct event *event = HOLDER_OF(node, struct event, at);
+        heap_remove(&sim.events, node);
+        sim.now = (double)node->key / 1000;
+        sim.outcome.events++;
+        CHECK(sim.now < 1e9); /* virtual: nobody waits for ever */
+        handle(&sim, event);
+        send_plans(&sim);
+        free(event);
+    }
+    check_all_is_free(&sim);
+    sim.outcome.ended_ms = sim.now;
+    sim_close(&sim);
+    return sim.outcome;
+}

@@ -1,0 +1,39 @@
+/*
+ * helpers_simulation.h - workers that are arithmetic, requests that are random, a clock that is
+ * a number: the scheduler in all its states within milliseconds, replayable from a seed.
+ *
+ * Every callback and every plan is checked against what must hold at any time; see the .c file.
+ */
+#ifndef TESTS_COORDINATOR_HELPERS_SIMULATION_H
+#define TESTS_COORDINATOR_HELPERS_SIMULATION_H
+
+#include "coordinator/scheduler.h"
+
+struct simulation_config {
+    uint64_t seed;
+    uint32_t groups;
+    uint32_t requests;
+    uint32_t pages;         /* of each rank's pool */
+    uint32_t max_sequences; /* of a group; 0: the scheduler's default */
+    uint32_t look_ahead;
+    uint32_t max_prompt;
+    double arrivals_per_ms;
+    double deaths_per_s; /* of each group */
+    double cancel_share; /* of the requests; half of them abort */
+    double deadline_share;
+    uint32_t queue_requests;
+};
+
+struct simulation_outcome {
+    uint32_t refused, completed, failed, cancelled, late, aborted, lost;
+    uint64_t tokens, plans, events;
+    uint64_t history; /* hash of everything that was reported, in order */
+    double ended_ms;
+};
+
+extern const struct model_config simulation_model;
+
+/* Runs until every request has ended; fails the test at the first broken invariant. */
+struct simulation_outcome simulate(const struct simulation_config *config);
+
+#endif

@@ -1,0 +1,500 @@
+#include "coordinator/scheduler.h"
+#include "tests/check.h"
+#include "tests/coordinator/helpers_simulation.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- one group, by hand ---- */
+
+struct seen {
+    uint32_t tokens, dones, progress;
+    enum finish reason;
+    uint32_t completion_tokens;
+    bool ended, stop_at_next;
+    struct failure failure;
+    struct request_progress last;
+};
+
+static void on_progress(void *context, void *user, const struct request_progress *progress)
+{
+    struct seen *seen = user;
+
+    (void)context;
+    seen->progress++;
+    seen->last = *progress;
+}
+
+static bool on_token(void *context, void *user, uint32_t sample, uint32_t id, bool stop)
+{
+    struct seen *seen = user;
+
+    (void)context;
+    (void)sample;
+    (void)id;
+    (void)stop;
+    seen->tokens++;
+    return seen->stop_at_next;
+}
+
+static void on_done(void *context, void *user, const struct request_done *done)
+{
+    struct seen *seen = user;
+
+    (void)context;
+    seen->dones++;
+    seen->reason = done->reason;
+    seen->completion_tokens = done->usage.completion_tokens;
+}
+
+static void on_ended(void *context, void *user, const struct failure *failure)
+{
+    struct seen *seen = user;
+
+    (void)context;
+    CHECK(!seen->ended);
+    seen->ended = true;
+    if (failure) {
+        seen->failure = *failure;
+    }
+}
+
+static struct scheduler *open_one(uint32_t pages, uint32_t queue_requests)
+{
+    struct scheduler_config config = {
+        .model = &simulation_model,
+        .ranks = 1,
+        .n_groups = 1,
+        .max_context = 4096,
+        .queue_requests = queue_requests,
+        .queue_tokens = 5000,
+        .sink = {on_progress, on_token, on_done, on_ended, NULL},
+    };
+    struct group_capacity capacity = {
+        .epoch = 5, .page_rows = 32, .pages = &pages, .page_bytes = 1000};
+    struct scheduler *scheduler;
+
+    CHECK_OK(scheduler_open(&scheduler, &config));
+    if (pages) {
+        CHECK_OK(scheduler_group_ready(scheduler, 0, &capacity, 0));
+    }
+    return scheduler;
+}
+
+static struct request make(uint64_t handle, uint32_t n_prompt, uint32_t max_tokens)
+{
+    static uint32_t prompt[4096];
+    struct request request = {
+        .handle = handle,
+        .prompt = prompt,
+        .n_prompt = n_prompt,
+        .sampling = {.max_tokens = max_tokens, .top_p = 1},
+        .n_samples = 1,
+        .deadline_ms = INT64_MAX,
+    };
+
+    method_defaults(&request.params, METHOD_FULL, &simulation_model);
+    return request;
+}
+
+static status submit(struct scheduler *scheduler, const struct request *request, struct seen *seen,
+                     bool *retry)
+{
+    *seen = (struct seen){0};
+    return scheduler_submit(scheduler, request, seen, 1, retry);
+}
+
+static status answer(struct scheduler *scheduler, uint64_t number, uint32_t slot, uint32_t id)
+{
+    struct result_token token = {.slot = slot, .id = id};
+    struct step_result result = {.number = number, .n_tokens = 1, .tokens = &token};
+
+    return scheduler_result(scheduler, 0, &result, 2);
+}
+
+static struct plan next(struct scheduler *scheduler)
+{
+    struct plan plan;
+    uint32_t group;
+
+    CHECK(scheduler_next_plan(scheduler, &group, &plan));
+    CHECK(group == 0 && plan.epoch == 5);
+    return plan;
+}
+
+static bool idle(struct scheduler *scheduler)
+{
+    struct plan plan;
+    uint32_t group;
+
+    return !scheduler_next_plan(scheduler, &group, &plan);
+}
+
+static void test_without_a_ready_group_requests_are_refused(void **state)
+{
+    struct scheduler *scheduler = open_one(0, 10);
+    struct request request = make(1, 10, 10);
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    CHECK_FAILS(submit(scheduler, &request, &seen, &retry), STATUS_UNAVAILABLE, "no worker group");
+    CHECK(!seen.ended && seen.progress == 0);
+    scheduler_close(scheduler);
+}
+
+static void test_what_can_never_fit_is_refused_with_the_numbers(void **state)
+{
+    /* 4 layers * 3 heads, pages of 32 rows: 12 pages for each 32 tokens. */
+    struct scheduler *scheduler = open_one(24, 10);
+    struct request fits = make(1, 60, 5);
+    struct request never = make(2, 61, 5);
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    CHECK_FAILS(submit(scheduler, &never, &seen, &retry), STATUS_EXHAUSTED,
+                "61 prompt tokens with max_tokens 5, 1 sample(s) and method FULL need 36000 bytes "
+                "of KV memory on rank 0; its pool has 24000");
+    CHECK(!retry);
+    CHECK_OK(submit(scheduler, &fits, &seen, &retry));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 0);
+    fits.n_samples = 2;
+    CHECK_FAILS(submit(scheduler, &fits, &seen, &retry), STATUS_EXHAUSTED, "2 sample(s)");
+    scheduler_close(scheduler);
+}
+
+/* 4 layers * 3 heads, 100 places before the window for each head of a layer. */
+static void test_heads_that_differ_are_counted_rank_by_rank(void **state)
+{
+    static float scores[24] = {[0] = 1}; /* 6 query heads: all of them go to the first */
+    struct request request = make(1, 1000, 1);
+    struct scheduler *scheduler = open_one(52, 10);
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    /* One head may win 268 rows, 9 pages; but all heads together only 326, and each may leave 31
+     * rows of its last page empty: 13 pages a layer. */
+    method_defaults(&request.params, METHOD_ADAKV, &simulation_model);
+    request.params.absolute = true;
+    request.params.capacity = 108;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 0);
+    CHECK(scheduler_cancel(scheduler, 1, NULL, 3));
+    CHECK(seen.ended && scheduler_pages_free(scheduler, 0, 0) == 52);
+    request.params.capacity = 120; /* 14 pages a layer */
+    CHECK_FAILS(submit(scheduler, &request, &seen, &retry), STATUS_EXHAUSTED,
+                "method ADAKV need 56000 bytes");
+    scheduler_close(scheduler);
+
+    /* 83 of 100 places are shared out: layer 0 gives its first head as many rows as there are,
+     * 32 pages; the 11 other heads have 17 places and the window, a page each. */
+    scheduler = open_one(32 + 11, 10);
+    method_defaults(&request.params, METHOD_HEADKV, &simulation_model);
+    request.params.absolute = true;
+    request.params.capacity = 108;
+    request.params.head_scores = scores;
+    request.params.n_head_scores = 24;
+    request.handle = 2;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 0);
+    CHECK(scheduler_cancel(scheduler, 2, NULL, 3));
+    CHECK(seen.ended && scheduler_pages_free(scheduler, 0, 0) == 32 + 11);
+    scheduler_close(scheduler);
+}
+
+static void test_a_full_queue_refuses_by_requests_and_by_tokens(void **state)
+{
+    struct scheduler *scheduler = open_one(100000, 2);
+    struct request request = make(1, 4000, 5);
+    struct seen seen[4];
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &request, &seen[0], &retry)); /* runs */
+    request.handle = 2;
+    CHECK_OK(submit(scheduler, &request, &seen[1], &retry)); /* waits */
+    CHECK(seen[1].last.phase == PHASE_QUEUED && seen[1].last.queue_position == 1);
+    request.handle = 3;
+    CHECK_FAILS(submit(scheduler, &request, &seen[2], &retry), STATUS_EXHAUSTED,
+                "4000 prompt tokens and 4000 more, of at most 5000");
+    CHECK(retry);
+    request.n_prompt = 10;
+    CHECK_OK(submit(scheduler, &request, &seen[2], &retry));
+    CHECK_FAILS(submit(scheduler, &request, &seen[3], &retry), STATUS_EXHAUSTED,
+                "2 requests of at most 2");
+    CHECK(retry);
+    request.n_prompt = 4092;
+    CHECK(scheduler_cancel(scheduler, 3, &(struct failure){.code = STATUS_CANCELLED}, 2));
+    CHECK_FAILS(submit(scheduler, &request, &seen[3], &retry), STATUS_OUT_OF_RANGE, "4096");
+    scheduler_close(scheduler);
+}
+
+static void test_tokens_past_a_stop_are_dropped_and_the_slot_is_released(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request request = make(1, 10, 50);
+    struct seen seen;
+    struct plan plan;
+    uint32_t slot;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    /* The rate is unknown, so a plan has one slice: 3 whole layers, then keys and queries. */
+    for (uint64_t i = 1; i <= 4; i++) {
+        struct step_result nothing = {.number = i};
+        plan = next(scheduler);
+        CHECK(plan.number == i && plan.n_advance == 1 && plan.n_begin == (i == 1));
+        CHECK(plan.n_decode == 0);
+        CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2));
+    }
+    plan = next(scheduler);
+    CHECK(plan.n_advance == 1 && plan.n_decode == 0); /* chooses the first token */
+    slot = plan.advance[0].slot;
+    plan = next(scheduler);
+    CHECK(plan.n_advance == 0 && plan.n_decode == 1 && plan.decode[0] == slot);
+    CHECK(idle(scheduler)); /* two plans ahead */
+    CHECK_OK(answer(scheduler, 5, slot, 3));
+    CHECK(seen.tokens == 1 && seen.last.phase == PHASE_DECODE);
+    plan = next(scheduler);
+    CHECK(plan.number == 7 && plan.n_decode == 1);
+    seen.stop_at_next = true;
+    CHECK_OK(answer(scheduler, 6, slot, 4));
+    CHECK(seen.tokens == 2 && seen.ended && seen.dones == 1);
+    CHECK(seen.reason == FINISH_STOP_STRING && seen.completion_tokens == 2);
+    plan = next(scheduler);
+    CHECK(plan.n_release == 1 && plan.release[0] == slot && plan.n_decode == 0);
+    CHECK_OK(answer(scheduler, 7, slot, 5)); /* was computed past the stop */
+    CHECK(seen.tokens == 2);
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 1000);
+    CHECK(idle(scheduler));
+    scheduler_close(scheduler);
+}
+
+static void test_late_tokens_of_a_reused_slot_go_to_nobody(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request first = make(1, 10, 50);
+    struct request second = make(2, 10, 50);
+    struct seen seen[2];
+    struct plan plan;
+    uint32_t sample;
+    uint32_t slot;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &first, &seen[0], &retry));
+    for (uint64_t i = 1; i <= 4; i++) {
+        struct step_result nothing = {.number = i};
+        (void)next(scheduler);
+        CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2));
+    }
+    slot = next(scheduler).advance[0].slot;
+    CHECK(next(scheduler).n_decode == 1);
+    CHECK(scheduler_cancel(scheduler, 1, &(struct failure){.code = STATUS_CANCELLED}, 2));
+    CHECK(seen[0].ended && seen[0].failure.code == STATUS_CANCELLED);
+    CHECK_OK(submit(scheduler, &second, &seen[1], &retry));
+    CHECK_OK(answer(scheduler, 5, slot, 3));
+    plan = next(scheduler);
+    CHECK(plan.n_release == 1 && plan.n_begin == 1 && plan.begin[0].slot == slot);
+    CHECK(!scheduler_find(scheduler, 0, slot, 6, &sample));
+    CHECK(scheduler_find(scheduler, 0, slot, 7, &sample) == &seen[1]);
+    CHECK_OK(answer(scheduler, 6, slot, 3));
+    CHECK(seen[0].tokens == 0 && seen[1].tokens == 0);
+    scheduler_close(scheduler);
+}
+
+static void test_a_lost_group_fails_what_runs_and_what_waits_for_it(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request running = make(1, 1000, 50);
+    struct request waiting = make(2, 1000, 50);
+    struct failure failure = {.code = STATUS_UNAVAILABLE, .text = "rank 1 died"};
+    struct seen seen[2];
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &running, &seen[0], &retry));
+    CHECK_OK(submit(scheduler, &waiting, &seen[1], &retry));
+    (void)next(scheduler);
+    scheduler_group_lost(scheduler, 0, &failure, 3);
+    for (int i = 0; i < 2; i++) {
+        CHECK(seen[i].ended && strcmp(seen[i].failure.text, "rank 1 died") == 0);
+    }
+    CHECK(idle(scheduler));
+    CHECK_FAILS(submit(scheduler, &running, &seen[0], &retry), STATUS_UNAVAILABLE, "no worker");
+    scheduler_close(scheduler);
+}
+
+static void test_deadlines_pass_in_the_queue_and_in_prefill(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request running = make(1, 1000, 50);
+    struct request waiting = make(2, 1000, 50);
+    struct seen seen[2];
+    bool retry;
+
+    (void)state;
+    running.deadline_ms = 100;
+    waiting.deadline_ms = 60;
+    CHECK_OK(submit(scheduler, &running, &seen[0], &retry));
+    CHECK_OK(submit(scheduler, &waiting, &seen[1], &retry));
+    scheduler_tick(scheduler, 59);
+    CHECK(!seen[1].ended);
+    scheduler_tick(scheduler, 60);
+    CHECK(seen[1].ended && seen[1].failure.code == STATUS_DEADLINE);
+    CHECK(strstr(seen[1].failure.text, "in the queue"));
+    (void)next(scheduler);
+    scheduler_tick(scheduler, 100);
+    CHECK(seen[0].ended && strstr(seen[0].failure.text, "in prefill"));
+    scheduler_close(scheduler);
+}
+
+static void test_results_that_make_no_sense_are_errors(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request request = make(1, 10, 50);
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    CHECK_FAILS(answer(scheduler, 1, 0, 0), STATUS_INTERNAL, "result of plan 1");
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    (void)next(scheduler);
+    CHECK_FAILS(answer(scheduler, 2, 0, 0), STATUS_INTERNAL, "not of 1");
+    CHECK_FAILS(answer(scheduler, 1, 0, 0), STATUS_INTERNAL, "with 1 tokens, not 0");
+    scheduler_close(scheduler);
+}
+
+static void test_an_abort_keeps_what_there_is(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request request = make(1, 10, 50);
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    CHECK(scheduler_cancel(scheduler, 1, NULL, 2));
+    CHECK(seen.ended && seen.failure.code == STATUS_OK && seen.reason == FINISH_ABORTED);
+    CHECK(!scheduler_cancel(scheduler, 1, NULL, 2));
+    scheduler_close(scheduler);
+}
+
+/* ---- everything at once ---- */
+
+static uint64_t first_seed(void)
+{
+    const char *text = getenv("WINNOW_TEST_SEED");
+
+    return text ? strtoull(text, NULL, 10) : 1;
+}
+
+static struct simulation_outcome run(const struct simulation_config *config)
+{
+    struct simulation_outcome outcome;
+
+    print_message("seed %llu (WINNOW_TEST_SEED): ", (unsigned long long)config->seed);
+    outcome = simulate(config);
+    print_message("%u completed, %u cancelled, %u late, %u lost, %u refused; %llu plans\n",
+                  outcome.completed, outcome.cancelled, outcome.late, outcome.lost, outcome.refused,
+                  (unsigned long long)outcome.plans);
+    return outcome;
+}
+
+static void test_every_request_ends_exactly_once_under_deaths_and_cancels(void **state)
+{
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + 12; seed++) {
+        struct simulation_config config = {
+            .seed = seed,
+            .groups = 1 + (uint32_t)(seed % 5),
+            .requests = 1500,
+            .pages = 900 + 400 * (uint32_t)(seed % 4),
+            .max_sequences = seed % 3 ? 0 : 8,
+            .look_ahead = 1 + (uint32_t)(seed % 3),
+            .max_prompt = 3000,
+            .arrivals_per_ms = 0.02 * (double)(1 + seed % 5),
+            .deaths_per_s = seed % 2 ? 0.5 : 0,
+            .cancel_share = 0.2,
+            .deadline_share = 0.2,
+            .queue_requests = 200,
+        };
+        struct simulation_outcome outcome = run(&config);
+        CHECK(outcome.completed > 100 && outcome.cancelled > 10 && outcome.late > 10);
+        CHECK(outcome.refused + outcome.completed + outcome.cancelled + outcome.late +
+                  outcome.lost ==
+              config.requests);
+    }
+}
+
+static void test_a_simulation_replays_from_its_seed(void **state)
+{
+    struct simulation_config config = {
+        .seed = 99,
+        .groups = 3,
+        .requests = 500,
+        .pages = 1000,
+        .max_prompt = 2000,
+        .arrivals_per_ms = 0.1,
+        .deaths_per_s = 0.2,
+        .cancel_share = 0.1,
+        .deadline_share = 0.1,
+    };
+    uint64_t history = run(&config).history;
+
+    (void)state;
+    CHECK(run(&config).history == history);
+    config.seed++;
+    CHECK(run(&config).history != history);
+}
+
+static void test_a_thousand_groups_are_scheduled_in_seconds(void **state)
+{
+    struct simulation_config config = {
+        .seed = 4,
+        .groups = 1000,
+        .requests = 20000,
+        .pages = 4000,
+        .max_sequences = 64,
+        .max_prompt = 4000,
+        .arrivals_per_ms = 10,
+        .deaths_per_s = 0.05,
+        .cancel_share = 0.05,
+        .deadline_share = 0.05,
+        .queue_requests = 20000,
+    };
+    clock_t begin = clock();
+    struct simulation_outcome outcome = run(&config);
+    double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+
+    (void)state;
+    print_message("%.2f s of CPU, %.2f us an event\n", seconds,
+                  1e6 * seconds / (double)outcome.events);
+    CHECK(seconds < 60); /* generous: sanitizers are slow */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_without_a_ready_group_requests_are_refused),
+        cmocka_unit_test(test_what_can_never_fit_is_refused_with_the_numbers),
+        cmocka_unit_test(test_heads_that_differ_are_counted_rank_by_rank),
+        cmocka_unit_test(test_a_full_queue_refuses_by_requests_and_by_tokens),
+        cmocka_unit_test(test_tokens_past_a_stop_are_dropped_and_the_slot_is_released),
+        cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
+        cmocka_unit_test(test_a_lost_group_fails_what_runs_and_what_waits_for_it),
+        cmocka_unit_test(test_deadlines_pass_in_the_queue_and_in_prefill),
+        cmocka_unit_test(test_results_that_make_no_sense_are_errors),
+        cmocka_unit_test(test_an_abort_keeps_what_there_is),
+        cmocka_unit_test(test_every_request_ends_exactly_once_under_deaths_and_cancels),
+        cmocka_unit_test(test_a_simulation_replays_from_its_seed),
+        cmocka_unit_test(test_a_thousand_groups_are_scheduled_in_seconds),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

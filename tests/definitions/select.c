@@ -1,0 +1,173 @@
+#include "tests/definitions/select.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void define_group_reduce(double *out, const float *in, int groups, int group, int n,
+                         enum group_reduce how)
+{
+    for (int i = 0; i < groups; i++) {
+        for (int j = 0; j < n; j++) {
+            double value = how == GROUP_MAX ? -INFINITY : 0.0;
+
+            for (int h = 0; h < group; h++) {
+                double x = in[((size_t)i * (size_t)group + (size_t)h) * (size_t)n + (size_t)j];
+
+                value = how == GROUP_MAX ? fmax(value, x) : value + x;
+            }
+            out[(size_t)i * (size_t)n + (size_t)j] = how == GROUP_MEAN ? value / group : value;
+        }
+    }
+}
+
+static double pool_at(const float *row, int n, int j, int kernel, enum pooling how)
+{
+    double value = how == POOLING_MAX ? -INFINITY : 0.0;
+
+    for (int i = j - kernel / 2; i <= j + kernel / 2; i++) {
+        if (i >= 0 && i < n) {
+            value = how == POOLING_MAX ? fmax(value, (double)row[i]) : value + (double)row[i];
+        }
+    }
+    return how == POOLING_AVG ? value / kernel : value;
+}
+
+void define_pool(double *out, const float *in, int rows, int n, int kernel, enum pooling how)
+{
+    for (int r = 0; r < rows; r++) {
+        size_t row = (size_t)r * (size_t)n;
+
+        for (int j = 0; j < n; j++) {
+            out[row + (size_t)j] = pool_at(in + row, n, j, kernel, how);
+        }
+    }
+}
+
+struct ranked {
+    float score;
+    int32_t index;
+};
+
+static int best_first(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    bool x_nan = isnan(x->score), y_nan = isnan(y->score);
+
+    if (x_nan != y_nan) {
+        return x_nan ? 1 : -1;
+    }
+    if (!x_nan && x->score != y->score) {
+        return x->score > y->score ? -1 : 1;
+    }
+    return x->index < y->index ? -1 : 1;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+void define_top_k(int32_t *index, const float *score, int n, int k)
+{
+    struct ranked *all = calloc((size_t)n + 1, sizeof(*all));
+
+    assert(all);
+    for (int i = 0; i < n; i++) {
+        all[i] = (struct ranked){.score = score[i], .index = i};
+    }
+    qsort(all, (size_t)n, sizeof(*all), best_first);
+    for (int i = 0; i < k; i++) {
+        index[i] = all[i].index;
+    }
+    qsort(index, (size_t)k, sizeof(*index), ascending);
+    free(all);
+}
+
+double define_gumbel(uint64_t seed, uint32_t sample, uint32_t step, uint32_t id)
+{
+    uint32_t x[4] = {id / 2, step, sample, 0};
+    uint32_t key[2] = {(uint32_t)(seed & 0xffffffffu), (uint32_t)(seed >> 32)};
+
+    for (int round = 0; round < 10; round++) {
+        uint64_t first = 3528531795u * (uint64_t)x[0];
+        uint64_t second = 3449720151u * (uint64_t)x[2];
+        uint32_t next[4] = {
+            (uint32_t)(second >> 32) ^ x[1] ^ key[0],
+            (uint32_t)second,
+            (uint32_t)(first >> 32) ^ x[3] ^ key[1],
+            (uint32_t)first,
+        };
+
+        memcpy(x, next, sizeof(x));
+        key[0] += 2654435769u;
+        key[1] += 3144134277u;
+    }
+    uint64_t word = (uint64_t)x[id % 2 * 2 + 1] << 32 | x[id % 2 * 2];
+    double u = ((double)(word >> 12) + 0.5) / 4503599627370496.0;
+
+    return -log(-log(u));
+}
+
+struct drawn define_draw(const float *logits, int n, int first_id, const struct draw *draw)
+{
+    struct drawn best = {.value = -INFINITY, .id = -1};
+
+    for (int i = 0; i < n; i++) {
+        uint32_t key = op_key(logits[i]);
+        int32_t id = first_id + i;
+        float z = logits[i];
+
+        if (isnan(z) || key < draw->floor_key || (key == draw->floor_key && id > draw->tie_id)) {
+            continue;
+        }
+        if (draw->temperature > 0) {
+            z = (float)((double)z / draw->temperature +
+                        define_gumbel(draw->seed, draw->sample, draw->step, (uint32_t)id));
+        }
+        if (best.id < 0 || z > best.value) {
+            best = (struct drawn){.value = z, .id = id};
+        }
+    }
+    return best;
+}
+
+void define_key_counts(const struct key_counts *args)
+{
+    for (int r = 0; r < args->rows; r++) {
+        int32_t *out = args->out + (size_t)r * OP_KEY_BINS;
+
+        memset(out, 0, OP_KEY_BINS * sizeof(*out));
+        for (int i = 0; i < args->n; i++) {
+            float score = args->scores[(size_t)r * (size_t)args->n + (size_t)i];
+            uint64_t key = op_key(score == 0.0F ? 0.0F : score);
+
+            if (args->shift == 24 || key >> (args->shift + 8) == args->prefix) {
+                out[(key >> args->shift) % OP_KEY_BINS]++;
+            }
+        }
+    }
+}
+
+void define_logit_histogram(const struct logit_histogram *args)
+{
+    for (int r = 0; r < args->rows; r++) {
+        struct logit_bin *out = args->out + (size_t)r * OP_HISTOGRAM_BINS;
+
+        memset(out, 0, OP_HISTOGRAM_BINS * sizeof(*out));
+        for (int i = 0; i < args->n; i++) {
+            double logit = args->logits[(size_t)r * (size_t)args->n + (size_t)i];
+            uint64_t key = op_key((float)logit);
+
+            if (isnan(logit) || (args->shift < 24 && key >> (args->shift + 8) != args->prefix[r])) {
+                continue;
+            }
+            out[(key >> args->shift) % 256].count++;
+            out[(key >> args->shift) % 256].mass +=
+                exp((logit - args->peak[r]) / args->temperature[r]);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+/* select.h - pooling, group reduction, top-k and draws as plain definitions, in double. */
+#ifndef TESTS_DEFINITIONS_SELECT_H
+#define TESTS_DEFINITIONS_SELECT_H
+
+#include "kernels/op.h"
+
+void define_group_reduce(double *out, const float *in, int groups, int group, int n,
+                         enum group_reduce how);
+void define_pool(double *out, const float *in, int rows, int n, int kernel, enum pooling how);
+
+/* By sorting. */
+void define_top_k(int32_t *index, const float *score, int n, int k);
+
+void define_key_counts(const struct key_counts *args);
+
+/* The Gumbel noise of one token, straight from its description in kernels/cpu/philox.h. */
+double define_gumbel(uint64_t seed, uint32_t sample, uint32_t step, uint32_t id);
+struct drawn define_draw(const float *logits, int n, int first_id, const struct draw *draw);
+void define_logit_histogram(const struct logit_histogram *args);
+
+#endif

@@ -1,0 +1,114 @@
+#include "tests/kernels/helpers_act.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct variant variants[N_VARIANTS] = {
+    {"generic", DTYPE_F32},  {"avx2", DTYPE_F32},         {"avx512", DTYPE_F32},
+    {"generic", DTYPE_BF16}, {"avx2", DTYPE_BF16},        {"avx512", DTYPE_BF16},
+    {NULL, DTYPE_F32},       {"avx512_bf16", DTYPE_BF16}, {NULL, DTYPE_BF16},
+};
+
+struct device *act_device(const struct variant *variant, int threads)
+{
+    struct device_config config = {
+        .dtype = variant->dtype, .threads = threads, .max_isa = variant->isa};
+    struct device *dev = NULL;
+    status st = device_open(&dev, "cpu", &config);
+
+    assert(!st && dev);
+    return dev;
+}
+
+uint64_t test_random(uint64_t *seed)
+{
+    uint64_t x = *seed += 0x9e3779b97f4a7c15u;
+
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+int test_below(uint64_t *seed, int n)
+{
+    return (int)(test_random(seed) % (uint64_t)n);
+}
+
+static double uniform(uint64_t *seed)
+{
+    return ((double)(test_random(seed) >> 12) + 0.5) * 0x1p-52;
+}
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof(bits));
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+static float from_bf16(uint16_t x)
+{
+    uint32_t bits = (uint32_t)x << 16;
+    float f;
+
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+struct act act_zeros(enum dtype dtype, size_t n)
+{
+    struct act x = {.n = n, .f32 = calloc(n, sizeof(float)), .act = calloc(n, dtype_bytes(dtype))};
+
+    assert(x.f32 && x.act);
+    return x;
+}
+
+struct act act_random(enum dtype dtype, size_t n, float scale, uint64_t *seed)
+{
+    struct act x = act_zeros(dtype, n);
+
+    for (size_t i = 0; i < n; i++) {
+        double radius = sqrt(-2.0 * log(uniform(seed)));
+        float value = scale * (float)(radius * cos(6.283185307179586 * uniform(seed)));
+
+        if (dtype == DTYPE_BF16) {
+            ((uint16_t *)x.act)[i] = to_bf16(value);
+            value = from_bf16(((uint16_t *)x.act)[i]);
+        } else {
+            ((float *)x.act)[i] = value;
+        }
+        x.f32[i] = value;
+    }
+    return x;
+}
+
+void act_read(enum dtype dtype, struct act *x)
+{
+    for (size_t i = 0; i < x->n; i++) {
+        x->f32[i] = dtype == DTYPE_BF16 ? from_bf16(((uint16_t *)x->act)[i]) : ((float *)x->act)[i];
+    }
+}
+
+void act_free(struct act *x)
+{
+    free(x->f32);
+    free(x->act);
+}
+
+double act_worst(const float *got, const double *expected, size_t n, double floor)
+{
+    double worst = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        double scale = fabs(expected[i]) > floor ? fabs(expected[i]) : floor;
+        double error = fabs((double)got[i] - expected[i]) / scale;
+
+        if (!(error <= worst)) { /* NaN counts */
+            worst = error;
+        }
+    }
+    return worst;
+}

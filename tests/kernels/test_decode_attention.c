@@ -1,0 +1,234 @@
+/* Decode attention over ragged pages: its definition, and the same bits in any company. */
+#include "tests/check.h"
+#include "tests/definitions/attention.h"
+#include "tests/kernels/helpers_act.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ROWS = 32, MAX_HEADS = 128 };
+
+struct shape {
+    int rows, q_heads, cache_heads, head_dim, page_rows, longest;
+};
+
+struct problem {
+    struct act q, k, v, out;
+    struct kv_pool pool;
+    int32_t *tables;
+    const int32_t *pages[MAX_HEADS];
+    int32_t first[MAX_HEADS], length[MAX_HEADS];
+    struct decode_attention args;
+};
+
+/* Every cache head has its own pages, in shuffled order. */
+static void problem_make(struct problem *p, enum dtype dtype, const struct shape *s, uint64_t seed)
+{
+    int heads = s->rows * s->cache_heads;
+    int pages = (s->longest + s->page_rows - 1) / s->page_rows;
+    int n = heads * pages;
+    size_t elements = (size_t)n * (size_t)s->page_rows * (size_t)s->head_dim;
+    size_t n_q = (size_t)s->rows * (size_t)s->q_heads * (size_t)s->head_dim;
+
+    memset(p, 0, sizeof(*p));
+    p->q = act_random(dtype, n_q, 2.0f, &seed);
+    p->k = act_random(dtype, elements, 1.0f, &seed);
+    p->v = act_random(dtype, elements, 1.0f, &seed);
+    p->out = act_zeros(dtype, n_q);
+    p->tables = calloc((size_t)n, sizeof(int32_t));
+    assert_non_null(p->tables);
+    for (int i = 0; i < n; i++) {
+        int j = test_below(&seed, i + 1);
+        p->tables[i] = p->tables[j];
+        p->tables[j] = i;
+    }
+    for (int i = 0; i < heads; i++) {
+        p->pages[i] = p->tables + (size_t)i * (size_t)pages;
+        p->length[i] = i == 0 ? s->longest : 1 + test_below(&seed, s->longest);
+        p->first[i] = i % 3 == 2 ? test_below(&seed, p->length[i]) : 0;
+    }
+    p->pool = (struct kv_pool){
+        .k = p->k.act, .v = p->v.act, .page_rows = s->page_rows, .head_dim = s->head_dim};
+    p->args = (struct decode_attention){
+        .out = p->out.act,
+        .q = p->q.act,
+        .pool = &p->pool,
+        .pages = p->pages,
+        .first = p->first,
+        .length = p->length,
+        .rows = s->rows,
+        .q_heads = s->q_heads,
+        .cache_heads = s->cache_heads,
+        .head_dim = s->head_dim,
+    };
+}
+
+static void problem_free(struct problem *p)
+{
+    act_free(&p->q);
+    act_free(&p->k);
+    act_free(&p->v);
+    act_free(&p->out);
+    free(p->tables);
+}
+
+static const struct shape shapes[] = {
+    {1, 1, 1, 8, 16, 1},     {1, 4, 2, 32, 16, 100},   {3, 8, 2, 64, 16, 700},
+    {2, 6, 6, 24, 5, 333},   {2, 7, 1, 40, 64, 1500},  {1, 8, 2, 128, 32, 3000},
+    {2, 6, 2, 256, 16, 200}, {1, 11, 1, 80, 48, 2049}, {4, 3, 3, 72, 16, 1025},
+};
+
+static void check_shape(struct device *dev, const struct shape *shape, uint64_t seed)
+{
+    enum dtype dtype = device_dtype(dev);
+    struct problem p;
+
+    problem_make(&p, dtype, shape, seed);
+    struct kv_pool pool = p.pool;
+    struct decode_attention defined = p.args;
+    double *expected = calloc(p.out.n, sizeof(double));
+
+    assert_non_null(expected);
+    pool.k = p.k.f32;
+    pool.v = p.v.f32;
+    defined.q = p.q.f32;
+    defined.pool = &pool;
+    define_decode_attention(expected, &defined);
+    CHECK_OK(op_decode_attention(dev, &p.args));
+    act_read(dtype, &p.out);
+    double worst = act_worst(p.out.f32, expected, p.out.n, 1.0);
+    if (!(worst < (dtype == DTYPE_BF16 ? 0.005 : 3e-6))) {
+        fail_msg("%s: longest %d: off by %g", device_description(dev), shape->longest, worst);
+    }
+    free(expected);
+    problem_free(&p);
+}
+
+static void test_decode_attention_matches_its_definition(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_VARIANTS; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
+            check_shape(dev, &shapes[n], n);
+        }
+        device_close(dev);
+    }
+}
+
+/* The sequences of one batch of 32, in batches of 1, 2 and 8 and on other numbers of threads. */
+static void test_a_row_has_the_same_bits_in_any_batch(void **state)
+{
+    static const int batches[] = {1, 2, 8};
+
+    (void)state;
+    for (int i = 0; i < N_VARIANTS; i++) {
+        const struct shape s = {MAX_ROWS, 8, 2, 32, 16, 1600};
+        size_t row = (size_t)s.q_heads * (size_t)s.head_dim * dtype_bytes(variants[i].dtype);
+        struct act part = act_zeros(variants[i].dtype, MAX_ROWS * 8 * 32);
+        struct device *dev = act_device(&variants[i], 2);
+        struct problem p;
+
+        problem_make(&p, variants[i].dtype, &s, 99);
+        CHECK_OK(op_decode_attention(dev, &p.args));
+        device_close(dev);
+        for (size_t b = 0; b < 3; b++) {
+            dev = act_device(&variants[i], (int)b + 1);
+            for (int r = 0; r < MAX_ROWS; r += batches[b]) {
+                struct decode_attention some = p.args;
+
+                some.out = (char *)part.act + (size_t)r * row;
+                some.q = (const char *)p.args.q + (size_t)r * row;
+                some.pages = p.args.pages + (ptrdiff_t)r * 2;
+                some.first = p.args.first + (ptrdiff_t)r * 2;
+                some.length = p.args.length + (ptrdiff_t)r * 2;
+                some.rows = batches[b];
+                CHECK_OK(op_decode_attention(dev, &some));
+            }
+            CHECK(memcmp(part.act, p.out.act, MAX_ROWS * row) == 0);
+            device_close(dev);
+        }
+        act_free(&part);
+        problem_free(&p);
+    }
+}
+
+/* The group's sum for each row of cache head `head` of the first sequence. */
+static void define_mass(double *out, const struct problem *p, int head)
+{
+    int d = p->pool.head_dim, group = p->args.q_heads / p->args.cache_heads;
+    int first = p->first[head], n = p->length[head];
+    double *s = calloc((size_t)n, sizeof(double));
+
+    assert_non_null(s);
+    memset(out, 0, (size_t)n * sizeof(double));
+    for (int h = head * group; h < (head + 1) * group; h++) {
+        double sum = 0.0;
+
+        for (int i = first; i < n; i++) {
+            int page = p->pages[head][i / p->pool.page_rows];
+            size_t row = (size_t)(page * p->pool.page_rows + i % p->pool.page_rows);
+
+            s[i] = 0.0;
+            for (int c = 0; c < d; c++) {
+                s[i] += (double)p->q.f32[h * d + c] * (double)p->k.f32[row * (size_t)d + (size_t)c];
+            }
+            s[i] = exp(s[i] / sqrt(d));
+            sum += s[i];
+        }
+        for (int i = first; i < n; i++) {
+            out[i] += s[i] / sum;
+        }
+    }
+    free(s);
+}
+
+static void check_mass(struct device *dev, size_t n)
+{
+    size_t stride = (size_t)shapes[n].longest + 3;
+    float *got = calloc((size_t)shapes[n].cache_heads * stride, sizeof(float));
+    double *expected = calloc(stride, sizeof(double));
+    struct problem p;
+
+    assert_non_null(got);
+    assert_non_null(expected);
+    problem_make(&p, device_dtype(dev), &shapes[n], n);
+    p.args.rows = 1;
+    CHECK_OK(op_decode_mass(dev, got, stride, &p.args, GROUP_SUM));
+    for (int h = 0; h < shapes[n].cache_heads; h++) {
+        define_mass(expected, &p, h);
+        double worst = act_worst(got + (size_t)h * stride, expected, (size_t)p.length[h], 1e-3);
+        if (!(worst < 2e-5)) {
+            fail_msg("%s: shape %zu: off by %g", device_description(dev), n, worst);
+        }
+    }
+    free(got);
+    free(expected);
+    problem_free(&p);
+}
+
+static void test_mass_is_the_probability_summed_over_the_group(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_VARIANTS; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
+            check_mass(dev, n);
+        }
+        device_close(dev);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode_attention_matches_its_definition),
+        cmocka_unit_test(test_mass_is_the_probability_summed_over_the_group),
+        cmocka_unit_test(test_a_row_has_the_same_bits_in_any_batch),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,283 @@
+/* test_elementwise.c - norm, rotation, activation and copies against their definitions. */
+#include "tests/check.h"
+#include "tests/definitions/basic.h"
+#include "tests/kernels/helpers_act.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static double tolerance(enum dtype dtype)
+{
+    return dtype == DTYPE_BF16 ? 0x1p-8 : 1e-6;
+}
+
+static void check_close(const struct variant *variant, const char *what, struct act *got,
+                        const double *expected, double floor)
+{
+    act_read(variant->dtype, got);
+    double worst = act_worst(got->f32, expected, got->n, floor);
+
+    if (!(worst <= tolerance(variant->dtype))) {
+        fail_msg("%s %s, %s: error %g", what, variant->isa ? variant->isa : "best",
+                 dtype_name(variant->dtype), worst);
+    }
+}
+
+static void check_rmsnorm(const struct variant *variant, int rows, int cols, float scale)
+{
+    uint64_t seed = 11;
+    struct device *dev = act_device(variant, 2);
+    size_t n = (size_t)rows * (size_t)cols;
+    struct act x = act_random(DTYPE_F32, n, scale, &seed);
+    struct act weight = act_random(DTYPE_F32, (size_t)cols, 1.0f, &seed);
+    struct act out = act_zeros(variant->dtype, n);
+    double *expected = calloc(n, sizeof(*expected));
+
+    CHECK(expected);
+    define_rmsnorm(expected, x.f32, weight.f32, rows, cols, 1e-5f);
+    CHECK_OK(op_rmsnorm(dev, out.act, x.act, weight.act, rows, cols, 1e-5f));
+    check_close(variant, "rmsnorm", &out, expected, 1e-30);
+    free(expected);
+    act_free(&out);
+    act_free(&weight);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_rmsnorm_divides_by_the_root_mean_square(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        check_rmsnorm(&variants[v], 3, 1, 1.0f);
+        check_rmsnorm(&variants[v], 5, 83, 1.0f);
+        check_rmsnorm(&variants[v], 33, 1030, 100.0f);
+        check_rmsnorm(&variants[v], 2, 64, 1e-4f); /* epsilon counts */
+    }
+}
+
+static void check_rope(const struct variant *variant, int rows, int heads, int head_dim)
+{
+    uint64_t seed = 5;
+    struct device *dev = act_device(variant, 2);
+    size_t n = (size_t)rows * (size_t)heads * (size_t)head_dim;
+    struct act x = act_random(variant->dtype, n, 1.0f, &seed);
+    struct act moved = act_zeros(variant->dtype, n);
+    double *expected = calloc(n, sizeof(*expected));
+    int32_t positions[40];
+    float inv_freq[OP_MAX_HEAD_DIM / 2];
+    size_t act_size = dtype_bytes(variant->dtype), d = (size_t)head_dim;
+    struct rope args = {
+        .out = moved.act,
+        .x = x.act,
+        .positions = positions,
+        .inv_freq = inv_freq,
+        .row_stride = d, /* heads outermost, like the keys of a layer */
+        .head_stride = d * (size_t)rows,
+        .rows = rows,
+        .heads = heads,
+        .head_dim = head_dim,
+    };
+
+    CHECK(expected && rows <= 40);
+    for (int r = 0; r < rows; r++) {
+        positions[r] = r < 2 ? r : test_below(&seed, 131072);
+    }
+    for (int i = 0; i < head_dim / 2; i++) {
+        inv_freq[i] = 1.0f / powf(500000.0f, 2.0f * (float)i / (float)head_dim);
+    }
+    define_rope(expected, x.f32, positions, inv_freq, rows, heads, head_dim);
+    CHECK_OK(op_rope(dev, &args));
+
+    args.out = x.act; /* in place */
+    args.row_stride = d * (size_t)heads;
+    args.head_stride = d;
+    CHECK_OK(op_rope(dev, &args));
+    for (int r = 0; r < rows; r++) {
+        for (int h = 0; h < heads; h++) {
+            CHECK(memcmp((char *)x.act + (size_t)(r * heads + h) * d * act_size,
+                         (char *)moved.act + (size_t)(h * rows + r) * d * act_size,
+                         d * act_size) == 0);
+        }
+    }
+    check_close(variant, "rope", &x, expected, 1.0);
+    free(expected);
+    act_free(&moved);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_rope_turns_pairs_and_places_heads(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        check_rope(&variants[v], 1, 1, 8);
+        check_rope(&variants[v], 7, 3, 24);
+        check_rope(&variants[v], 40, 8, 128);
+        check_rope(&variants[v], 3, 2, 256);
+    }
+}
+
+static void check_rope_copy(const struct variant *variant)
+{
+    enum { ROWS = 2, HEADS = 3, DIM = 8, N = ROWS * HEADS * DIM };
+    uint64_t seed = 4;
+    struct device *dev = act_device(variant, 1);
+    struct act x = act_random(variant->dtype, N, 1.0f, &seed);
+    struct act out = act_zeros(variant->dtype, N);
+    struct rope args = {
+        .out = out.act,
+        .x = x.act,
+        .row_stride = HEADS * (size_t)DIM,
+        .head_stride = DIM,
+        .rows = ROWS,
+        .heads = HEADS,
+        .head_dim = DIM,
+    };
+
+    CHECK_OK(op_rope(dev, &args));
+    CHECK(memcmp(out.act, x.act, N * dtype_bytes(variant->dtype)) == 0);
+    act_free(&out);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_rope_without_positions_only_copies(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        check_rope_copy(&variants[v]);
+    }
+}
+
+static void check_silu_mul(const struct variant *variant, size_t n, float scale)
+{
+    uint64_t seed = n;
+    struct device *dev = act_device(variant, 2);
+    struct act gate = act_random(variant->dtype, n, scale, &seed);
+    struct act up = act_random(variant->dtype, n, 1.0f, &seed);
+    double *expected = calloc(n, sizeof(*expected));
+
+    CHECK(expected);
+    define_silu_mul(expected, gate.f32, up.f32, n);
+    CHECK_OK(op_silu_mul(dev, gate.act, gate.act, up.act, n)); /* aliased */
+    check_close(variant, "silu_mul", &gate, expected, 1e-30);
+    free(expected);
+    act_free(&up);
+    act_free(&gate);
+    device_close(dev);
+}
+
+static void test_silu_mul_gates_to_relative_accuracy(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        check_silu_mul(&variants[v], 1, 1.0f);
+        check_silu_mul(&variants[v], 1003, 1.0f);
+        check_silu_mul(&variants[v], 70001, 15.0f); /* more than one piece; far tails */
+    }
+}
+
+static void check_extreme_gates(const struct variant *variant)
+{
+    float gate[] = {-3e38f, -200.0f, 0.0f, 200.0f, 3e38f}, up[] = {1, 1, 1, 1, 1};
+    struct device *dev = act_device(variant, 1);
+
+    CHECK_OK(op_silu_mul(dev, gate, gate, up, 5));
+    CHECK(gate[0] == 0.0f && gate[1] == 0.0f && gate[2] == 0.0f);
+    CHECK(gate[3] == 200.0f && gate[4] == 3e38f);
+    device_close(dev);
+}
+
+static void test_silu_mul_of_extreme_gates_is_finite(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        if (variants[v].dtype == DTYPE_F32) {
+            check_extreme_gates(&variants[v]);
+        }
+    }
+}
+
+static void check_add(const struct variant *variant)
+{
+    enum { N = 100003 };
+    uint64_t seed = 1;
+    struct device *dev = act_device(variant, 2);
+    struct act x = act_random(DTYPE_F32, N, 1.0f, &seed);
+    struct act y = act_random(DTYPE_F32, N, 1.0f, &seed);
+    int wrong = 0;
+
+    CHECK_OK(op_add(dev, x.act, y.act, N));
+    for (int i = 0; i < N; i++) {
+        wrong += ((float *)x.act)[i] != x.f32[i] + y.f32[i];
+    }
+    CHECK(wrong == 0);
+    act_free(&y);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_add_is_exact(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        check_add(&variants[v]);
+    }
+}
+
+static void check_embed(const struct variant *variant)
+{
+    enum { ROWS = 10, COLS = 21, STRIDE = 24, FIRST = 100, N = 5, N_OUT = N * COLS };
+    const int32_t ids[N] = {100, 99, 109, 110, 104};
+    uint64_t seed = 1;
+    struct device *dev = act_device(variant, 2);
+    struct act table = act_random(variant->dtype, ROWS * (size_t)STRIDE, 1.0f, &seed);
+    struct matrix matrix = {.data = table.act, .rows = ROWS, .cols = COLS, .stride = STRIDE};
+    double expected[N_OUT];
+    float out[N_OUT];
+
+    CHECK_OK(op_embed(dev, out, ids, N, &matrix, FIRST));
+    define_embed(expected, ids, N, table.f32, ROWS, COLS, STRIDE, FIRST);
+    CHECK(act_worst(out, expected, N_OUT, 1.0) == 0.0);
+    act_free(&table);
+    device_close(dev);
+}
+
+static void test_embed_reads_own_rows_and_leaves_zeros_for_others(void **state)
+{
+    (void)state;
+    for (int v = 0; v < N_VARIANTS; v++) {
+        check_embed(&variants[v]);
+    }
+}
+
+static void test_gather_rows_copies_by_index(void **state)
+{
+    const int32_t in[] = {10, 11, 20, 21, 30, 31, 40, 41}, index[] = {3, 0, 3};
+    const int32_t expected[] = {40, 41, 10, 11, 40, 41};
+    struct device *dev = act_device(&variants[0], 2);
+    int32_t out[6];
+
+    (void)state;
+    CHECK_OK(op_gather_rows(dev, out, in, index, 3, 2 * sizeof(int32_t)));
+    CHECK(memcmp(out, expected, sizeof(out)) == 0);
+    CHECK_OK(op_gather_rows(dev, out, in, index, 0, 2 * sizeof(int32_t)));
+    device_close(dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rmsnorm_divides_by_the_root_mean_square),
+        cmocka_unit_test(test_rope_turns_pairs_and_places_heads),
+        cmocka_unit_test(test_rope_without_positions_only_copies),
+        cmocka_unit_test(test_silu_mul_gates_to_relative_accuracy),
+        cmocka_unit_test(test_silu_mul_of_extreme_gates_is_finite),
+        cmocka_unit_test(test_add_is_exact),
+        cmocka_unit_test(test_embed_reads_own_rows_and_leaves_zeros_for_others),
+        cmocka_unit_test(test_gather_rows_copies_by_index),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

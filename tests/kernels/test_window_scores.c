@@ -1,0 +1,149 @@
+/* Window scores against their definition, and the same bits on any number of threads. */
+#include "tests/check.h"
+#include "tests/definitions/attention.h"
+#include "tests/kernels/helpers_act.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct shape {
+    int window, n_keys, q_heads, kv_heads, head_dim, sliding_window;
+};
+
+struct problem {
+    struct act q, k;
+    float *out, *weights;
+    int32_t *positions;
+    size_t n_out;
+    struct window_scores args;
+};
+
+static struct problem problem_make(enum dtype dtype, const struct shape *s, uint64_t seed)
+{
+    struct problem p = {0};
+    size_t d = (size_t)s->head_dim, stride = ((size_t)s->n_keys + 1) * d;
+
+    p.q = act_random(dtype, (size_t)s->window * (size_t)s->q_heads * d, 2.0f, &seed);
+    p.k = act_random(dtype, stride * (size_t)s->kv_heads, 1.0f, &seed);
+    p.n_out = (size_t)s->q_heads * (size_t)(s->n_keys - s->window);
+    p.out = calloc(p.n_out + 1, sizeof(float));
+    p.positions = calloc((size_t)s->n_keys, sizeof(int32_t));
+    p.weights = calloc((size_t)s->window, sizeof(float));
+    assert_non_null(p.out);
+    assert_non_null(p.positions);
+    assert_non_null(p.weights);
+    for (int t = 0; t < s->window; t++) {
+        p.weights[t] = 1.0f + 0.2f * (float)t;
+    }
+    for (int j = 0; j < s->n_keys; j++) {
+        p.positions[j] = j + j / 9;
+    }
+    p.out[p.n_out] = 42.0f; /* not to be overwritten */
+    p.args = (struct window_scores){
+        .out = p.out,
+        .q = p.q.act,
+        .k = p.k.act,
+        .kv_stride = stride,
+        .positions = p.positions,
+        .window = s->window,
+        .n_keys = s->n_keys,
+        .q_heads = s->q_heads,
+        .kv_heads = s->kv_heads,
+        .head_dim = s->head_dim,
+        .sliding_window = s->sliding_window,
+    };
+    return p;
+}
+
+static void problem_free(struct problem *p)
+{
+    act_free(&p->q);
+    act_free(&p->k);
+    free(p->out);
+    free(p->positions);
+    free(p->weights);
+}
+
+static const struct shape shapes[] = {
+    {1, 1, 1, 1, 8, 0},      {8, 9, 4, 2, 32, 0},      {8, 64, 4, 1, 16, 0},
+    {8, 300, 6, 2, 64, 0},   {32, 1100, 4, 4, 24, 0},  {13, 2111, 6, 3, 40, 0},
+    {8, 500, 4, 2, 128, 90}, {5, 1500, 5, 1, 256, 40}, {64, 200, 2, 2, 72, 0},
+};
+
+static void check_shape(struct device *dev, const struct variant *variant, size_t n, bool weighted)
+{
+    struct problem p = problem_make(variant->dtype, &shapes[n], n);
+    p.args.weights = weighted ? p.weights : NULL;
+    struct window_scores defined = p.args;
+    double *expected = calloc(p.n_out + 1, sizeof(double));
+
+    assert_non_null(expected);
+    defined.q = p.q.f32;
+    defined.k = p.k.f32;
+    define_window_scores(expected, &defined);
+    CHECK_OK(op_window_scores(dev, &p.args));
+    double worst = act_worst(p.out, expected, p.n_out, 1e-6);
+    if (!(worst < 1e-5)) {
+        fail_msg("%s: shape %zu: off by %g", device_description(dev), n, worst);
+    }
+    CHECK(p.out[p.n_out] == 42.0f);
+    free(expected);
+    problem_free(&p);
+}
+
+static void check_shapes(bool weighted)
+{
+    for (int i = 0; i < N_VARIANTS; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
+            check_shape(dev, &variants[i], n, weighted);
+        }
+        device_close(dev);
+    }
+}
+
+static void test_window_scores_match_their_definition(void **state)
+{
+    (void)state;
+    check_shapes(false);
+}
+
+static void test_rows_count_by_their_weights(void **state)
+{
+    (void)state;
+    check_shapes(true);
+}
+
+static void test_threads_do_not_change_a_bit(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_VARIANTS; i++) {
+        struct shape s = {8, 3000, 4, 2, 32, 0};
+        struct problem p = problem_make(variants[i].dtype, &s, 3);
+        float *first = calloc(p.n_out, sizeof(float));
+
+        assert_non_null(first);
+        for (int threads = 1; threads <= 3; threads++) {
+            struct device *dev = act_device(&variants[i], threads);
+
+            p.args.out = threads == 1 ? first : p.out;
+            CHECK_OK(op_window_scores(dev, &p.args));
+            CHECK(threads == 1 || memcmp(first, p.out, p.n_out * sizeof(float)) == 0);
+            device_close(dev);
+        }
+        free(first);
+        problem_free(&p);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_window_scores_match_their_definition),
+        cmocka_unit_test(test_rows_count_by_their_weights),
+        cmocka_unit_test(test_threads_do_not_change_a_bit),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

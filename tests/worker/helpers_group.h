@@ -1,0 +1,16 @@
+/*
+ * helpers_group.h - several ranks in one process, a thread each, over real collectives.
+ *
+ * group_run() starts `size` threads; each opens its comm over a shared in-memory store, calls
+ * `body`, and closes it.  A failed status of any rank fails the test with its sentence.
+ */
+#ifndef TESTS_WORKER_HELPERS_GROUP_H
+#define TESTS_WORKER_HELPERS_GROUP_H
+
+#include "worker/comm.h"
+
+typedef status group_body(struct comm *comm, void *context);
+
+void group_run(int size, group_body *body, void *context);
+
+#endif

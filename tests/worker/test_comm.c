@@ -1,0 +1,167 @@
+#include "tests/check.h"
+#include "tests/worker/helpers_group.h"
+#include "worker/comm.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* A value whose sum depends on the order of its terms in float32. */
+static float term(int rank, size_t i)
+{
+    return (float)(1.0 / (1.0 + rank * 7.0 + (double)(i % 1013))) * (rank % 2 ? 1e4F : 1.0F);
+}
+
+static status reduce_and_compare(struct comm *comm, void *context)
+{
+    size_t n = *(const size_t *)context;
+    float *x = malloc(n * sizeof(*x));
+
+    for (size_t i = 0; i < n; i++) {
+        x[i] = term(comm_rank(comm), i);
+    }
+    status st = comm_all_reduce(comm, x, n);
+    for (size_t i = 0; i < n && !st; i++) {
+        float expected = term(0, i);
+        for (int r = 1; r < comm_size(comm); r++) {
+            expected += term(r, i);
+        }
+        if (memcmp(&expected, &x[i], sizeof(expected)) != 0) {
+            st = status_fail(STATUS_INTERNAL, "element %zu is %g, not %g", i, (double)x[i],
+                             (double)expected);
+        }
+    }
+    free(x);
+    return st;
+}
+
+static void test_sums_are_formed_in_rank_order(void **state)
+{
+    const size_t sizes[] = {1, 3, 4096, 4097, 100003};
+
+    (void)state;
+    for (int ranks = 1; ranks <= 4; ranks++) {
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+            group_run(ranks, reduce_and_compare, (void *)&sizes[i]);
+        }
+    }
+}
+
+static status reduce_in_pairs(struct comm *comm, void *context)
+{
+    int rank = comm_rank(comm);
+    float x[2] = {(float)rank, (float)-rank};
+
+    (void)context;
+    if (rank == 4) {
+        return comm_all_reduce(comm, x, 2); /* has no partner, joins only the last one */
+    }
+    status st = comm_group_reduce(comm, rank / 2 * 2, 2, x, 2, 1);
+    int even = rank - rank % 2;
+    if (!st && (x[0] != (float)(even + 1) || x[1] != (float)-even)) {
+        st =
+            status_fail(STATUS_INTERNAL, "rank %d: max is %g %g", rank, (double)x[0], (double)x[1]);
+    }
+    return st ? st : comm_all_reduce(comm, x, 2);
+}
+
+static void test_groups_of_neighbours_reduce_apart(void **state)
+{
+    (void)state;
+    group_run(5, reduce_in_pairs, NULL);
+}
+
+static status gather_and_compare(struct comm *comm, void *context)
+{
+    char mine[3] = {'r', (char)('0' + comm_rank(comm)), 0};
+    char all[8][3];
+
+    (void)context;
+    status st = comm_all_gather(comm, all, mine, sizeof(mine));
+    for (int r = 0; r < comm_size(comm) && !st; r++) {
+        if (all[r][1] != '0' + r) {
+            st = status_fail(STATUS_INTERNAL, "place %d holds %s", r, all[r]);
+        }
+    }
+    return st;
+}
+
+static void test_gather_is_in_rank_order(void **state)
+{
+    (void)state;
+    group_run(1, gather_and_compare, NULL);
+    group_run(4, gather_and_compare, NULL);
+}
+
+static void *abort_soon(void *argument)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 50 * 1000 * 1000}, NULL);
+    comm_abort(argument);
+    return NULL;
+}
+
+/* Rank 0 waits for a partner that never comes; an abort from another thread frees it. */
+static status wait_for_nobody(struct comm *comm, void *context)
+{
+    pthread_barrier_t *done = context;
+    status st = STATUS_OK;
+
+    if (comm_rank(comm) == 0) {
+        pthread_t thread;
+        float x = 1;
+        CHECK(pthread_create(&thread, NULL, abort_soon, comm) == 0);
+        st = comm_all_reduce(comm, &x, 1);
+        pthread_join(thread, NULL);
+        if (st != STATUS_UNAVAILABLE || !strstr(status_text(), "aborted")) {
+            st = status_fail(STATUS_INTERNAL, "the abort was not noticed");
+        } else {
+            st = comm_all_reduce(comm, &x, 1) ? STATUS_OK
+                                              : status_fail(STATUS_INTERNAL, "works again");
+        }
+    }
+    pthread_barrier_wait(done);
+    return st;
+}
+
+static void test_an_abort_frees_a_rank_that_waits(void **state)
+{
+    pthread_barrier_t done;
+
+    (void)state;
+    pthread_barrier_init(&done, NULL, 2);
+    group_run(2, wait_for_nobody, &done);
+    pthread_barrier_destroy(&done);
+}
+
+static status leave_at_once(struct comm *comm, void *context)
+{
+    float x = 1;
+
+    (void)context;
+    if (comm_rank(comm) == 1) {
+        return STATUS_OK; /* closes its comm: for the others it is gone */
+    }
+    status st = comm_all_reduce(comm, &x, 1);
+    return st == STATUS_UNAVAILABLE ? STATUS_OK
+                                    : status_fail(STATUS_INTERNAL, "status %d", (int)st);
+}
+
+static void test_a_lost_peer_fails_the_others(void **state)
+{
+    (void)state;
+    group_run(3, leave_at_once, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sums_are_formed_in_rank_order),
+        cmocka_unit_test(test_groups_of_neighbours_reduce_apart),
+        cmocka_unit_test(test_gather_is_in_rank_order),
+        cmocka_unit_test(test_an_abort_frees_a_rank_that_waits),
+        cmocka_unit_test(test_a_lost_peer_fails_the_others),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

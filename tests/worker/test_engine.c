@@ -1,0 +1,427 @@
+/* Plans, slots and company: what the golden cases, one sequence each, cannot show. */
+#include "tests/check.h"
+#include "tests/worker/helpers_engine.h"
+#include "tests/worker/helpers_group.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GOLDENS WINNOW_SOURCE_DIR "/tests/goldens/data/"
+
+enum { COMPANY = 32, STEPS = 6, MAX_PROMPT = 90, VOCAB = 512 };
+
+/* Sequence `i` of a company: its own length, method and sampling. */
+static void make_begin(struct plan_begin *begin, uint32_t *prompt, const struct model *model, int i)
+{
+    static const enum method methods[] = {METHOD_FASTKV, METHOD_FULL,      METHOD_SNAPKV,
+                                          METHOD_ADAKV,  METHOD_PYRAMIDKV, METHOD_STREAMINGLLM,
+                                          METHOD_FASTKV};
+
+    *begin = (struct plan_begin){
+        .slot = (uint32_t)(i * 7 % COMPANY),
+        .n_prompt = 1 + (uint32_t)(i * 13 + 60) % MAX_PROMPT,
+        .prompt = prompt,
+        .sampling = {.temperature = i % 3 == 2 ? 0.8F : 0.0F,
+                     .top_p = 0.9F,
+                     .top_k = i % 2 ? 20 : 0,
+                     .seed = (uint64_t)i},
+        .trace = TRACE_PROMPT_LOGITS | TRACE_STEP_LOGITS | TRACE_SELECTED,
+        .max_rows = STEPS,
+    };
+    method_defaults(&begin->params, methods[i % 7], &model->config);
+    begin->params.granularity = i % 4 == 2 ? GRANULARITY_Q : GRANULARITY_KV;
+    begin->params.retain_rate = 0.3;
+    begin->params.tsp_rate = 0.5;
+    for (uint32_t t = 0; t < begin->n_prompt; t++) {
+        prompt[t] = (uint32_t)(i * 31 + (int)t * 17 + (int)(t * t) % 13) % VOCAB;
+    }
+}
+
+struct company_run {
+    struct bench_config config;
+    struct outcome alone[COMPANY];
+    struct outcome together[COMPANY];
+};
+
+static status generate_alone(struct company_run *run, struct comm *comm, int i)
+{
+    struct plan_begin begin;
+    uint32_t prompt[MAX_PROMPT];
+    struct bench bench;
+    status st = bench_open(&bench, comm, &run->config);
+
+    if (!st) {
+        make_begin(&begin, prompt, bench.model, i);
+        st = bench_generate(&bench, &begin, &run->alone[i]);
+    }
+    bench_close(&bench);
+    return st;
+}
+
+/* All prompts, then all decode together; the order of the rows changes at every step. */
+static status generate_together(struct company_run *run, struct comm *comm)
+{
+    struct plan_begin begin[COMPANY];
+    uint32_t prompts[COMPANY][MAX_PROMPT];
+    uint32_t slots[COMPANY];
+    struct step_result result;
+    struct bench bench;
+    status st = bench_open(&bench, comm, &run->config);
+
+    for (int i = 0; !st && i < COMPANY; i++) {
+        make_begin(&begin[i], prompts[i], bench.model, i);
+        st = bench_prompt(&bench, &begin[i], &run->together[i]);
+    }
+    for (int step = 0; !st && step < STEPS; step++) {
+        for (int i = 0; i < COMPANY; i++) {
+            slots[i] = begin[(i * 5 + step) % COMPANY].slot;
+        }
+        st = bench_decode(&bench, slots, COMPANY, &result);
+        for (int i = 0; !st && i < COMPANY; i++) {
+            outcome_take(&run->together[i], &result, begin[i].slot);
+        }
+    }
+    bench_close(&bench);
+    return st;
+}
+
+static status run_company(struct comm *comm, void *context)
+{
+    struct company_run *run = context;
+    status st = generate_together(run, comm);
+
+    for (int i = 0; !st && i < COMPANY; i += 3) {
+        st = generate_alone(run, comm, i);
+    }
+    return st;
+}
+
+static void check_company(const char *model, enum dtype dtype)
+{
+    static struct company_run run;
+
+    run = (struct company_run){
+        .config = {.model = model, .dtype = dtype, .max_context = 128, .kv_bytes = 16 << 20}};
+    group_run(1, run_company, &run);
+    for (int i = 0; i < COMPANY; i++) {
+        const struct outcome *alone = &run.alone[i];
+        const struct outcome *together = &run.together[i];
+        CHECK(together->n_tokens == STEPS + 1 && together->n_logits == STEPS + 1);
+        if (i % 3 == 0) {
+            CHECK(alone->n_tokens == STEPS + 1 && alone->n_logits == STEPS + 1);
+            assert_memory_equal(alone->tokens, together->tokens,
+                                (STEPS + 1) * sizeof(*alone->tokens));
+            assert_memory_equal(alone->logits, together->logits,
+                                (STEPS + 1) * VOCAB * sizeof(*alone->logits));
+        }
+    }
+    for (int i = 0; i < COMPANY; i++) {
+        outcome_free(&run.alone[i]);
+        outcome_free(&run.together[i]);
+    }
+}
+
+static void test_float32_bits_do_not_depend_on_company(void **state)
+{
+    (void)state;
+    check_company(GOLDENS "llama-gqa/model", DTYPE_F32);
+    check_company(GOLDENS "mistral-sw/model", DTYPE_F32);
+}
+
+static void test_bf16_bits_do_not_depend_on_company(void **state)
+{
+    (void)state;
+    check_company(GOLDENS "llama-gqa-bf16/model", DTYPE_BF16);
+    check_company(GOLDENS "mistral-hd/model", DTYPE_BF16);
+}
+
+/* One plan with a release, a begin, slices of a prompt and decode rows: nobody is disturbed. */
+struct interleaved_run {
+    struct outcome plain[2];
+    struct outcome mixed[2];
+};
+
+static const struct bench_config small = {.model = GOLDENS "llama-gqa/model",
+                                          .dtype = DTYPE_F32,
+                                          .max_context = 128,
+                                          .kv_bytes = 16 << 20};
+
+static status decode_while_prompting(struct bench *bench, const struct plan_begin *begin,
+                                     struct outcome *out)
+{
+    const struct plan_advance advance = {.slot = begin[1].slot, .slices = 1};
+    struct step_result result;
+    status st = bench_prompt(bench, &begin[0], &out[0]);
+
+    for (int step = 0; !st && !out[1].prompt_done; step++) {
+        const struct plan plan = {
+            .n_begin = step == 0,
+            .begin = &begin[1],
+            .n_advance = 1,
+            .advance = &advance,
+            .n_decode = step < STEPS,
+            .decode = &begin[0].slot,
+        };
+        st = engine_step(bench->engine, &plan, &result);
+        for (int i = 0; !st && i < 2; i++) {
+            outcome_take(&out[i], &result, begin[i].slot);
+        }
+    }
+    return st;
+}
+
+static status run_interleaved(struct comm *comm, void *context)
+{
+    struct interleaved_run *run = context;
+    struct plan_begin begin[2];
+    uint32_t prompts[2][MAX_PROMPT];
+    struct bench bench;
+    status st = bench_open(&bench, comm, &small);
+
+    for (int i = 0; !st && i < 2; i++) {
+        make_begin(&begin[i], prompts[i], bench.model, i + 2);
+        st = bench_generate(&bench, &begin[i], &run->plain[i]);
+    }
+    bench_close(&bench);
+    if (!st) {
+        st = bench_open(&bench, comm, &small);
+        if (!st) {
+            st = decode_while_prompting(&bench, begin, run->mixed);
+        }
+        bench_close(&bench);
+    }
+    return st;
+}
+
+static void test_prompts_and_decode_interleave(void **state)
+{
+    static struct interleaved_run run;
+
+    (void)state;
+    group_run(1, run_interleaved, &run);
+    CHECK(run.mixed[0].n_tokens >= 5 && run.mixed[1].n_tokens == 1);
+    for (int i = 0; i < 2; i++) {
+        assert_memory_equal(run.mixed[i].tokens, run.plain[i].tokens,
+                            (size_t)run.mixed[i].n_tokens * sizeof(uint32_t));
+        assert_memory_equal(run.mixed[i].logits, run.plain[i].logits,
+                            (size_t)run.mixed[i].n_logits * VOCAB * sizeof(float));
+        outcome_free(&run.mixed[i]);
+        outcome_free(&run.plain[i]);
+    }
+}
+
+/* A slot is released in each state and used again; in the end no page is taken. */
+static status run_releases(struct comm *comm, void *context)
+{
+    struct outcome outcome = {0};
+    struct plan_begin begin;
+    uint32_t prompt[MAX_PROMPT];
+    struct step_result result;
+    struct bench bench;
+    uint64_t used = 1;
+    status st = bench_open(&bench, comm, &small);
+
+    (void)context;
+    for (int round = 0; !st && round < 3; round++) {
+        make_begin(&begin, prompt, bench.model, 4);
+        const struct plan_advance advance = {.slot = begin.slot, .slices = (uint32_t)round * 4};
+        const struct plan plan = {
+            .n_begin = 1, .begin = &begin, .n_advance = round > 0, .advance = &advance};
+        st = engine_step(bench.engine, &plan, &result);
+        if (!st && round == 2 && result.kv_bytes_used == 0) {
+            st = status_fail(STATUS_INTERNAL, "no page is used in the prompt phase");
+        }
+        if (!st) {
+            st = bench_release(&bench, begin.slot, &used);
+        }
+        if (!st && used != 0) {
+            st = status_fail(STATUS_INTERNAL, "round %d leaves %d bytes", round, (int)used);
+        }
+    }
+    if (!st) {
+        st = bench_generate(&bench, &begin, &outcome);
+    }
+    if (!st) {
+        st = bench_release(&bench, begin.slot, &used);
+    }
+    outcome_free(&outcome);
+    bench_close(&bench);
+    return !st && used ? status_fail(STATUS_INTERNAL, "%d bytes are left", (int)used) : st;
+}
+
+static void test_released_slots_leave_no_pages(void **state)
+{
+    (void)state;
+    group_run(1, run_releases, NULL);
+    group_run(2, run_releases, NULL);
+}
+
+/* Plans that contradict the engine's state, each with the words of its error. */
+static status expect(struct bench *bench, const struct plan *plan, const char *words)
+{
+    struct step_result result;
+    status st = engine_step(bench->engine, plan, &result);
+
+    if (!st || !strstr(status_text(), words)) {
+        return status_fail(STATUS_INTERNAL, "expected \"%s\", got status %d \"%s\"", words, (int)st,
+                           st ? status_text() : "");
+    }
+    return STATUS_OK;
+}
+
+static status run_bad_begins(struct bench *bench, const struct plan_begin *good)
+{
+    struct plan_begin bad = *good;
+    const struct plan plan = {.number = 7, .n_begin = 1, .begin = &bad};
+    const uint32_t beyond = VOCAB;
+    status st;
+
+    bad.slot = PLAN_MAX_SLOTS;
+    st = expect(bench, &plan, "plan 7: slot 1024: the limit is 1024");
+    bad = *good;
+    bad.max_rows = 128 - good->n_prompt + 1;
+    if (!st) {
+        st = expect(bench, &plan, "the context is 1 to 128");
+    }
+    bad = *good;
+    bad.n_prompt = 0;
+    if (!st) {
+        st = expect(bench, &plan, "the context is 1 to 128");
+    }
+    bad = *good;
+    bad.prompt = &beyond;
+    bad.n_prompt = 1;
+    if (!st) {
+        st = expect(bench, &plan, "token 0 is 512, the vocabulary has 512");
+    }
+    bad = *good;
+    bad.params.method = METHOD_COUNT;
+    if (!st) {
+        st = expect(bench, &plan, "is not supported");
+    }
+    return st;
+}
+
+static status run_bad_plans(struct comm *comm, void *context)
+{
+    struct outcome outcome = {0};
+    struct plan_begin begin;
+    uint32_t prompt[MAX_PROMPT];
+    struct bench bench;
+    status st = bench_open(&bench, comm, &small);
+
+    (void)context;
+    if (!st) {
+        make_begin(&begin, prompt, bench.model, 2);
+        st = run_bad_begins(&bench, &begin);
+    }
+    const uint32_t other = 9;
+    const uint32_t twice[2] = {begin.slot, begin.slot};
+    const struct plan_advance advance = {.slot = other, .slices = 1};
+    const struct plan_advance long_advance = {.slot = other, .slices = 10000};
+    struct plan_begin second = begin;
+    second.slot = other;
+    const struct {
+        struct plan plan;
+        const char *words;
+    } cases[] = {
+        {{.n_release = 1, .release = &other}, "slot 9 is not in use"},
+        {{.n_advance = 1, .advance = &advance}, "slot 9 is free, not in its prompt phase"},
+        {{.n_decode = 1, .decode = &other}, "slot 9 is free, not live"},
+        {{.n_decode = 2, .decode = twice}, "decoded twice, or past its 6 rows"},
+        {{.n_begin = 1, .begin = &begin}, "is live, not free"},
+        {{.n_begin = 1, .begin = &second, .n_decode = 1, .decode = &other},
+         "slot 9 is in its prompt phase, not live"},
+        {{.n_advance = 1, .advance = &long_advance}, "10000 slices are more than are left"},
+    };
+    if (!st) {
+        st = bench_prompt(&bench, &begin, &outcome);
+    }
+    for (size_t i = 0; !st && i < sizeof(cases) / sizeof(cases[0]); i++) {
+        st = expect(&bench, &cases[i].plan, cases[i].words);
+    }
+    outcome_free(&outcome);
+    bench_close(&bench);
+    return st;
+}
+
+static void test_contradicting_plans_are_refused(void **state)
+{
+    (void)state;
+    group_run(1, run_bad_plans, NULL);
+}
+
+static status run_small_pool(struct comm *comm, void *context)
+{
+    struct bench_config config = small;
+    struct outcome outcome = {0};
+    struct plan_begin begin;
+    uint32_t prompt[MAX_PROMPT];
+    struct bench bench;
+
+    (void)context;
+    config.kv_bytes = 32 * 1024;
+    status st = bench_open(&bench, comm, &config);
+    if (!st) {
+        make_begin(&begin, prompt, bench.model, 1);
+        st = bench_prompt(&bench, &begin, &outcome);
+        if (st != STATUS_EXHAUSTED || !strstr(status_text(), "pages are free")) {
+            st = status_fail(STATUS_INTERNAL, "status %d %s", (int)st, status_text());
+        } else {
+            st = STATUS_OK;
+        }
+    }
+    outcome_free(&outcome);
+    bench_close(&bench);
+    return st;
+}
+
+static void test_a_pool_too_small_is_an_error_not_a_crash(void **state)
+{
+    (void)state;
+    group_run(1, run_small_pool, NULL);
+}
+
+static status run_memory(struct comm *comm, void *context)
+{
+    struct bench bench;
+    const struct engine_config config = {.max_context = 128, .kv_bytes = 16 << 20};
+    status st = bench_open(&bench, comm, &small);
+
+    (void)context;
+    if (!st) {
+        /* llama-gqa: hidden 128, 4 KV heads of 16, float32. */
+        struct engine_memory memory = engine_memory(bench.model, DTYPE_F32, &config);
+        if (memory.hidden != 128 * 128 * 4 || memory.layer_kv != 2 * 128 * 4 * 16 * 4 ||
+            memory.pool != engine_kv_bytes_total(bench.engine) || memory.pool > 16 << 20 ||
+            memory.step == 0 ||
+            (uint64_t)engine_pages_total(bench.engine) * ENGINE_PAGE_ROWS * (2 * 16 * 4 + 4) !=
+                memory.pool) {
+            st = status_fail(STATUS_INTERNAL, "the formula does not hold");
+        }
+    }
+    bench_close(&bench);
+    return st;
+}
+
+static void test_memory_is_as_the_formula_says(void **state)
+{
+    (void)state;
+    group_run(1, run_memory, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_float32_bits_do_not_depend_on_company),
+        cmocka_unit_test(test_bf16_bits_do_not_depend_on_company),
+        cmocka_unit_test(test_prompts_and_decode_interleave),
+        cmocka_unit_test(test_released_slots_leave_no_pages),
+        cmocka_unit_test(test_contradicting_plans_are_refused),
+        cmocka_unit_test(test_a_pool_too_small_is_an_error_not_a_crash),
+        cmocka_unit_test(test_memory_is_as_the_formula_says),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

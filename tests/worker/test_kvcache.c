@@ -1,0 +1,264 @@
+#include "tests/check.h"
+#include "worker/kvcache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LAYERS = 2,
+    HEADS = 3,
+    DIM = 8,
+    PAGE_ROWS = 4,
+    PAGES = 20,
+    PAGE_BYTES = 4 * (2 * 8 * 4 + 4)
+};
+
+struct fixture {
+    struct device *dev;
+    struct kvcache *cache;
+    float *k, *v; /* (64, DIM): row r, element i is r + i / 100 (k), negative (v) */
+};
+
+static const int max_rows[LAYERS] = {20, 9};
+
+static int setup(void **state)
+{
+    static struct fixture fixture;
+    const struct device_config device = {.dtype = DTYPE_F32, .threads = 1};
+    const struct kvcache_config config = {
+        .slots = 4,
+        .layers = LAYERS,
+        .head_dim = DIM,
+        .page_rows = PAGE_ROWS,
+        .bytes = PAGES * PAGE_BYTES + PAGE_BYTES - 1, /* the rest of a page is no page */
+    };
+    void *k;
+    void *v;
+
+    CHECK_OK(device_open(&fixture.dev, "cpu", &device));
+    CHECK_OK(kvcache_create(&fixture.cache, fixture.dev, &config));
+    CHECK_OK(device_alloc(fixture.dev, &k, 64 * DIM * sizeof(float), "k"));
+    CHECK_OK(device_alloc(fixture.dev, &v, 64 * DIM * sizeof(float), "v"));
+    fixture.k = k;
+    fixture.v = v;
+    for (int i = 0; i < 64 * DIM; i++) {
+        fixture.k[i] = (float)(i - i % DIM) / DIM + (float)(i % DIM) / 100;
+        fixture.v[i] = -fixture.k[i];
+    }
+    *state = &fixture;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    kvcache_destroy(f->cache);
+    device_free(f->dev, f->k);
+    device_free(f->dev, f->v);
+    device_close(f->dev);
+    return 0;
+}
+
+static status store(struct fixture *f, int slot, int layer, int head, const int32_t *list, int n)
+{
+    const struct kv_rows rows = {.k = f->k, .v = f->v, .index = list, .positions = list, .n = n};
+
+    return kvcache_store(f->cache, slot, layer, head, &rows);
+}
+
+/* Row `row` of a head holds what was row `source` of k and v. */
+static void check_row(const struct fixture *f, int slot, int layer, int head, int row, int source)
+{
+    const int32_t *table = kvcache_table(f->cache, slot, layer, head);
+    const struct kv_pool *pool = kvcache_pool(f->cache);
+    size_t at = ((size_t)table[row / PAGE_ROWS] * PAGE_ROWS + (size_t)(row % PAGE_ROWS)) * DIM;
+
+    assert_memory_equal((const float *)pool->k + at, f->k + (size_t)source * DIM,
+                        DIM * sizeof(float));
+    assert_memory_equal((const float *)pool->v + at, f->v + (size_t)source * DIM,
+                        DIM * sizeof(float));
+}
+
+static void test_heads_keep_lists_of_their_own_length(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t lists[HEADS][6] = {{0, 3, 5, 9, 20, 40}, {1}, {2, 4, 8, 16, 32}};
+    static const int n[HEADS] = {6, 1, 5};
+
+    CHECK(kvcache_pages_total(f->cache) == PAGES);
+    CHECK(kvcache_bytes_total(f->cache) == PAGES * PAGE_BYTES);
+    CHECK_OK(kvcache_begin(f->cache, 2, HEADS, max_rows));
+    CHECK(kvcache_pages_used(f->cache) == 0);
+    for (int head = 0; head < HEADS; head++) {
+        CHECK_OK(store(f, 2, 1, head, lists[head], n[head]));
+    }
+    CHECK(kvcache_pages_used(f->cache) == 2 + 1 + 2);
+    CHECK(kvcache_bytes_used(f->cache) == 5 * PAGE_BYTES);
+    for (int head = 0; head < HEADS; head++) {
+        CHECK(kvcache_rows(f->cache, 2, 1, head) == n[head]);
+        CHECK(kvcache_rows(f->cache, 2, 0, head) == 0);
+        for (int row = 0; row < n[head]; row++) {
+            check_row(f, 2, 1, head, row, lists[head][row]);
+        }
+    }
+    kvcache_release(f->cache, 2);
+    CHECK(kvcache_bytes_used(f->cache) == 0);
+}
+
+static void test_appended_rows_follow_in_fresh_pages(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {5, 6, 7};
+
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows));
+    CHECK_OK(store(f, 0, 0, 0, list, 3));
+    for (int i = 0; i < 6; i++) {
+        int32_t row;
+        CHECK_OK(kvcache_append(f->cache, 0, 0, 0, 50 + i, 0, &row));
+        CHECK_OK(op_kv_append(f->dev, kvcache_pool(f->cache), f->k + (size_t)(50 + i) * DIM,
+                              f->v + (size_t)(50 + i) * DIM, &row, 1));
+    }
+    CHECK(kvcache_rows(f->cache, 0, 0, 0) == 9);
+    CHECK(kvcache_pages_used(f->cache) == 3);
+    for (int i = 0; i < 6; i++) {
+        check_row(f, 0, 0, 0, 3 + i, 50 + i);
+    }
+    kvcache_release(f->cache, 0);
+}
+
+static void test_visible_rows_are_found_by_position(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {2, 3, 10, 11, 12, 30};
+    int32_t row;
+
+    CHECK_OK(kvcache_begin(f->cache, 1, 1, max_rows));
+    CHECK_OK(store(f, 1, 0, 0, list, 6));
+    CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 60, 0, &row));
+    CHECK(kvcache_first(f->cache, 1, 0, 0, -5) == 0);
+    CHECK(kvcache_first(f->cache, 1, 0, 0, 3) == 1);
+    CHECK(kvcache_first(f->cache, 1, 0, 0, 4) == 2);
+    CHECK(kvcache_first(f->cache, 1, 0, 0, 31) == 6);
+    CHECK(kvcache_first(f->cache, 1, 0, 0, 61) == 7);
+    kvcache_release(f->cache, 1);
+}
+
+static void test_a_full_pool_refuses_and_recovers(void **state)
+{
+    struct fixture *f = *state;
+    int32_t all[64];
+    static const int rows[LAYERS] = {64, 64};
+    int32_t row;
+
+    for (int i = 0; i < 64; i++) {
+        all[i] = i;
+    }
+    CHECK_OK(kvcache_begin(f->cache, 0, 2, rows));
+    CHECK_OK(store(f, 0, 0, 0, all, 64));
+    CHECK_FAILS(store(f, 0, 0, 1, all, 17), STATUS_EXHAUSTED, "4 of 20 pages are free, 5");
+    CHECK(kvcache_rows(f->cache, 0, 0, 1) == 0);
+    CHECK_OK(store(f, 0, 0, 1, all, 16));
+    CHECK_FAILS(kvcache_append(f->cache, 0, 0, 1, 64, 0, &row), STATUS_EXHAUSTED, "0 of 20");
+    kvcache_release(f->cache, 0);
+    CHECK(kvcache_pages_used(f->cache) == 0);
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, rows));
+    CHECK_OK(store(f, 0, 1, 0, all, 64));
+    kvcache_release(f->cache, 0);
+    kvcache_release(f->cache, 0);
+}
+
+static int position_of(const struct kvcache *cache, int row)
+{
+    struct kv_notes notes = kvcache_notes(cache, 0, 0, 0, row / PAGE_ROWS);
+
+    CHECK(row % PAGE_ROWS < notes.n);
+    return notes.positions[row % PAGE_ROWS];
+}
+
+/* Drops rows 1 and 0 of seven; what is left in row order is `left`. */
+static void drop_two(const struct fixture *f, struct kvcache *cache, const int *left)
+{
+    static const int32_t list[] = {2, 3, 10, 11, 12, 30, 31};
+    const struct kv_rows rows = {.k = f->k, .v = f->v, .index = list, .positions = list, .n = 7};
+
+    CHECK_OK(kvcache_begin(cache, 0, 1, max_rows));
+    CHECK_OK(kvcache_store(cache, 0, 0, 0, &rows));
+    CHECK(kvcache_pages_used(cache) == 2);
+    struct kv_notes notes = kvcache_notes(cache, 0, 0, 0, 1);
+    CHECK(notes.n == 3 && notes.mass[2] == 0.0F && notes.mark[2] == 0);
+    notes.mass[2] = 5.0F; /* of position 31 */
+    CHECK_OK(kvcache_drop(cache, 0, 0, 0, 1));
+    CHECK_OK(kvcache_drop(cache, 0, 0, 0, 0));
+    CHECK_OK(kvcache_settle(cache));
+    CHECK(kvcache_rows(cache, 0, 0, 0) == 5);
+    for (int row = 0; row < 5; row++) {
+        notes = kvcache_notes(cache, 0, 0, 0, row / PAGE_ROWS);
+        CHECK(position_of(cache, row) == left[row]);
+        CHECK((notes.mass[row % PAGE_ROWS] == 5.0F) == (left[row] == 31));
+    }
+    CHECK_OK(kvcache_drop(cache, 0, 0, 0, 4));
+    CHECK(kvcache_pages_used(cache) == 1);
+}
+
+static void test_the_last_row_takes_the_place_of_a_dropped_one(void **state)
+{
+    struct fixture *f = *state;
+    static const int left[] = {30, 31, 10, 11, 12};
+
+    drop_two(f, f->cache, left);
+    for (int row = 0; row < 4; row++) {
+        check_row(f, 0, 0, 0, row, left[row]);
+    }
+    kvcache_release(f->cache, 0);
+    CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
+static void test_an_ordered_cache_stays_in_order(void **state)
+{
+    struct fixture *f = *state;
+    struct kvcache *own = f->cache;
+    static const int left[] = {10, 11, 12, 30, 31};
+    const struct kvcache_config config = {
+        .slots = 1,
+        .layers = LAYERS,
+        .head_dim = DIM,
+        .page_rows = PAGE_ROWS,
+        .ordered = true,
+        .bytes = PAGES * PAGE_BYTES,
+    };
+
+    CHECK_OK(kvcache_create(&f->cache, f->dev, &config));
+    drop_two(f, f->cache, left);
+    for (int row = 0; row < 4; row++) {
+        check_row(f, 0, 0, 0, row, left[row]);
+    }
+    CHECK(kvcache_first(f->cache, 0, 0, 0, 12) == 2);
+    kvcache_destroy(f->cache);
+    f->cache = own;
+}
+
+static void test_memory_below_a_page_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct kvcache *cache;
+    const struct kvcache_config config = {
+        .slots = 1, .layers = 1, .head_dim = DIM, .page_rows = PAGE_ROWS, .bytes = PAGE_BYTES - 1};
+
+    CHECK_FAILS(kvcache_create(&cache, f->dev, &config), STATUS_INVALID, "less than a page");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_heads_keep_lists_of_their_own_length),
+        cmocka_unit_test(test_appended_rows_follow_in_fresh_pages),
+        cmocka_unit_test(test_visible_rows_are_found_by_position),
+        cmocka_unit_test(test_a_full_pool_refuses_and_recovers),
+        cmocka_unit_test(test_the_last_row_takes_the_place_of_a_dropped_one),
+        cmocka_unit_test(test_an_ordered_cache_stays_in_order),
+        cmocka_unit_test(test_memory_below_a_page_is_refused),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,436 @@
+#include "helpers_files.h"
+#include "tests/check.h"
+#include "worker/convert.h"
+#include "worker/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct device *open_device(enum dtype dtype)
+{
+    struct device_config config = {.dtype = dtype, .threads = 1};
+    struct device *dev;
+
+    CHECK_OK(device_open(&dev, "cpu", &config));
+    return dev;
+}
+
+static void check_value(float value, const char *name, int row, int col, int total_cols)
+{
+    float expected = small_value(name, (size_t)row * (size_t)total_cols + (size_t)col);
+
+    if (value != expected) {
+        fail_msg("%s [%d, %d]: %g instead of %g", name, row, col, value, expected);
+    }
+}
+
+/* Matrix = rows and columns from (row, col) of the tensor, which has total_cols columns. */
+static void check_matrix(const struct matrix *matrix, enum dtype dtype, const char *name, int row,
+                         int col, int total_cols)
+{
+    size_t element = dtype_bytes(dtype);
+
+    CHECK(matrix->stride == (size_t)matrix->cols || matrix->stride == (size_t)total_cols);
+    for (int r = 0; r < matrix->rows; r++) {
+        for (int c = 0; c < matrix->cols; c++) {
+            size_t at = ((size_t)r * matrix->stride + (size_t)c) * element;
+            float value;
+            convert(&value, DTYPE_F32, (const char *)matrix->data + at, dtype, 1);
+            check_value(value, name, row + r, col + c, total_cols);
+        }
+    }
+}
+
+static void check_norm(const float *norm, const char *name)
+{
+    for (size_t i = 0; i < TINY_HIDDEN; i++) {
+        CHECK(norm[i] == small_value(name, i));
+    }
+}
+
+static const char *layer_name(int layer, const char *name)
+{
+    static char text[128];
+
+    snprintf(text, sizeof(text), "model.layers.%d.%s.weight", layer, name);
+    return text;
+}
+
+static void check_layer(const struct model *model, enum dtype dtype, int layer)
+{
+    const struct layer_weights *w = &model->layers[layer];
+    const struct split *s = &model->split;
+    int query = s->query_first * TINY_HEAD_DIM;
+    int key = s->kv_first * TINY_HEAD_DIM;
+
+    assert_int_equal(w->q.rows, s->query_heads * TINY_HEAD_DIM);
+    assert_int_equal(w->k.rows, s->kv_heads * TINY_HEAD_DIM);
+    assert_int_equal(w->v.rows, s->kv_heads * TINY_HEAD_DIM);
+    assert_int_equal(w->o.cols, s->query_heads * TINY_HEAD_DIM);
+    assert_int_equal(w->gate.rows, s->mlp_columns);
+    assert_int_equal(w->up.rows, s->mlp_columns);
+    assert_int_equal(w->down.cols, s->mlp_columns);
+    assert_int_equal(w->o.rows, TINY_HIDDEN);
+    assert_int_equal(w->down.rows, TINY_HIDDEN);
+    check_matrix(&w->q, dtype, layer_name(layer, "self_attn.q_proj"), query, 0, TINY_HIDDEN);
+    check_matrix(&w->k, dtype, layer_name(layer, "self_attn.k_proj"), key, 0, TINY_HIDDEN);
+    check_matrix(&w->v, dtype, layer_name(layer, "self_attn.v_proj"), key, 0, TINY_HIDDEN);
+    check_matrix(&w->o, dtype, layer_name(layer, "self_attn.o_proj"), 0, query,
+                 TINY_QUERY_HEADS * TINY_HEAD_DIM);
+    check_matrix(&w->gate, dtype, layer_name(layer, "mlp.gate_proj"), s->mlp_first, 0, TINY_HIDDEN);
+    check_matrix(&w->up, dtype, layer_name(layer, "mlp.up_proj"), s->mlp_first, 0, TINY_HIDDEN);
+    check_matrix(&w->down, dtype, layer_name(layer, "mlp.down_proj"), 0, s->mlp_first, TINY_MLP);
+    check_norm(w->input_norm, layer_name(layer, "input_layernorm"));
+    check_norm(w->attention_norm, layer_name(layer, "post_attention_layernorm"));
+}
+
+static void check_model(const struct model *model, enum dtype dtype, bool tied)
+{
+    const struct split *s = &model->split;
+
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        check_layer(model, dtype, layer);
+    }
+    assert_int_equal(model->embed.rows, s->vocab_rows);
+    assert_int_equal(model->lm_head.rows, s->vocab_rows);
+    assert_int_equal(model->embed.cols, TINY_HIDDEN);
+    check_matrix(&model->embed, dtype, "model.embed_tokens.weight", s->vocab_first, 0, TINY_HIDDEN);
+    check_matrix(&model->lm_head, dtype, tied ? "model.embed_tokens.weight" : "lm_head.weight",
+                 s->vocab_first, 0, TINY_HIDDEN);
+    check_norm(model->final_norm, "model.norm.weight");
+    CHECK(model->inv_freq[0] == 1.0f);
+}
+
+static void check_all_ranks(const char *dir, enum dtype dtype, int ranks, bool tied)
+{
+    struct device *dev = open_device(dtype);
+
+    for (int rank = 0; rank < ranks; rank++) {
+        struct model *model;
+        CHECK_OK(model_open(&model, dev, dir, rank, ranks));
+        check_model(model, dtype, tied);
+        model_close(model);
+    }
+    device_close(dev);
+}
+
+static void test_each_rank_gets_its_slices_whatever_the_dtypes(void **state)
+{
+    static const enum dtype file_dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+
+    (void)state;
+    for (int f = 0; f < 3; f++) {
+        struct tiny_options options = {.dtype = file_dtypes[f]};
+        char *dir = make_directory();
+        write_tiny_model(dir, &options);
+        for (int ranks = 1; ranks <= TINY_QUERY_HEADS; ranks++) {
+            check_all_ranks(dir, DTYPE_F32, ranks, false);
+            check_all_ranks(dir, DTYPE_BF16, ranks, false);
+        }
+        remove_directory(dir);
+    }
+}
+
+static void test_two_files_and_an_index_are_one_model(void **state)
+{
+    struct tiny_options options = {.dtype = DTYPE_BF16, .sharded = true};
+    char *dir = make_directory();
+
+    (void)state;
+    write_tiny_model(dir, &options);
+    check_all_ranks(dir, DTYPE_BF16, 2, false);
+    remove_directory(dir);
+}
+
+static void test_tied_embeddings_are_the_output_and_count_once(void **state)
+{
+    struct tiny_options options = {.dtype = DTYPE_F32, .tied = true};
+    char *dir = make_directory();
+    struct device *dev = open_device(DTYPE_F32);
+    struct model *model;
+
+    (void)state;
+    write_tiny_model(dir, &options);
+    check_all_ranks(dir, DTYPE_F32, 2, true);
+    CHECK_OK(model_open(&model, dev, dir, 0, 1));
+    CHECK(model->lm_head.data == model->embed.data);
+    const size_t h = TINY_HIDDEN;
+    size_t layer = h * (2 * (size_t)48 + 2 * (size_t)24 + 3 * (size_t)TINY_MLP + 2);
+    assert_int_equal(model->bytes, (3 * layer + TINY_VOCAB * h + h) * sizeof(float));
+    model_close(model);
+    device_close(dev);
+    remove_directory(dir);
+}
+
+static void test_an_equal_dtype_is_used_where_it_lies(void **state)
+{
+    struct tiny_options options = {.dtype = DTYPE_BF16};
+    char *dir = make_directory();
+    struct device *dev = open_device(DTYPE_BF16);
+    struct model *model;
+
+    (void)state;
+    write_tiny_model(dir, &options);
+    CHECK_OK(model_open(&model, dev, dir, 1, 2));
+    assert_int_equal(model->layers[0].o.stride, TINY_QUERY_HEADS * TINY_HEAD_DIM);
+    assert_int_equal(model->layers[0].down.stride, TINY_MLP);
+    CHECK((const char *)model->layers[0].gate.data < (const char *)model->layers[0].up.data);
+    model_close(model);
+    device_close(dev);
+    remove_directory(dir);
+}
+
+static void test_misaligned_data_are_copied(void **state)
+{
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct tiny_options options = {.dtype = dtypes[i], .misaligned = true};
+        char *dir = make_directory();
+        struct device *dev = open_device(dtypes[i]);
+        struct model *model;
+        write_tiny_model(dir, &options);
+        CHECK_OK(model_open(&model, dev, dir, 0, 2));
+        check_model(model, dtypes[i], false);
+        assert_int_equal(model->layers[0].o.stride, model->layers[0].o.cols);
+        CHECK((uintptr_t)model->layers[0].o.data % dtype_bytes(dtypes[i]) == 0);
+        model_close(model);
+        device_close(dev);
+        remove_directory(dir);
+    }
+}
+
+static void expect_refusal(const struct tiny_options *options, status code, const char *words)
+{
+    char *dir = make_directory();
+    struct device *dev = open_device(DTYPE_F32);
+    struct model *model = NULL;
+
+    write_tiny_model(dir, options);
+    CHECK_FAILS(model_open(&model, dev, dir, 0, 1), code, words);
+    assert_null(model);
+    device_close(dev);
+    remove_directory(dir);
+}
+
+static void test_a_missing_or_misshapen_tensor_is_named(void **state)
+{
+    (void)state;
+    expect_refusal(&(struct tiny_options){.skip = "model.layers.1.mlp.up_proj.weight"},
+                   STATUS_INVALID, "tensor model.layers.1.mlp.up_proj.weight: missing");
+    expect_refusal(&(struct tiny_options){.skip = "lm_head.weight"}, STATUS_INVALID,
+                   "tensor lm_head.weight: missing");
+    expect_refusal(&(struct tiny_options){.reshaped = "model.layers.2.mlp.down_proj.weight"},
+                   STATUS_INVALID,
+                   "model.safetensors: tensor model.layers.2.mlp.down_proj.weight: shape: "
+                   "[20, 48], config.json needs [48, 20]");
+}
+
+static void test_bias_and_quantization_tensors_are_refused_by_name(void **state)
+{
+    (void)state;
+    expect_refusal(&(struct tiny_options){.extra = "\"model.layers.0.self_attn.q_proj.bias\":"
+                                                   "{\"dtype\":\"F32\",\"shape\":[1]",
+                                          .extra_bytes = 4},
+                   STATUS_UNIMPLEMENTED,
+                   "model.safetensors: tensor model.layers.0.self_attn.q_proj.bias: ");
+    expect_refusal(&(struct tiny_options){.extra = "\"model.layers.0.mlp.up_proj.weight_scale\":"
+                                                   "{\"dtype\":\"F32\",\"shape\":[1]",
+                                          .extra_bytes = 4},
+                   STATUS_UNIMPLEMENTED, "mlp.up_proj.weight_scale: bias, quantization");
+}
+
+static void test_a_needed_tensor_of_integers_is_refused(void **state)
+{
+    (void)state;
+    expect_refusal(&(struct tiny_options){.skip = "model.norm.weight",
+                                          .extra = "\"model.norm.weight\":"
+                                                   "{\"dtype\":\"I8\",\"shape\":[48]",
+                                          .extra_bytes = 48},
+                   STATUS_UNIMPLEMENTED,
+                   "tensor model.norm.weight: dtype: I8 is not supported; F32, BF16 and F16 are");
+}
+
+static void test_rotary_tables_of_old_files_are_ignored(void **state)
+{
+    struct tiny_options options = {.extra = "\"model.layers.0.self_attn.rotary_emb.inv_freq\":"
+                                            "{\"dtype\":\"I64\",\"shape\":[1]",
+                                   .extra_bytes = 8};
+    char *dir = make_directory();
+
+    (void)state;
+    write_tiny_model(dir, &options);
+    check_all_ranks(dir, DTYPE_F32, 1, false);
+    remove_directory(dir);
+}
+
+static void test_tensors_of_another_model_are_refused_by_name(void **state)
+{
+    static const char *const names[] = {"model.layers.3.mlp.up_proj.weight",
+                                        "model.layers.01.mlp.up_proj.weight",
+                                        "model.layers.99999999999.mlp.x.weight",
+                                        "model.layers.0.pre_feedforward_layernorm.weight",
+                                        "model.layers.0.mlp.experts.0.w1.weight",
+                                        "model.norm.weight.extra",
+                                        "score.weight"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char extra[160];
+        char words[160];
+        snprintf(extra, sizeof(extra), "\"%s\":{\"dtype\":\"F32\",\"shape\":[1]", names[i]);
+        snprintf(words, sizeof(words),
+                 "model.safetensors: tensor %s: not part of a LlamaForCausalLM of 3 layers",
+                 names[i]);
+        expect_refusal(&(struct tiny_options){.extra = extra, .extra_bytes = 4},
+                       STATUS_UNIMPLEMENTED, words);
+    }
+}
+
+static void test_an_output_that_is_not_the_tied_embedding_is_refused(void **state)
+{
+    char extra[128];
+
+    (void)state;
+    snprintf(extra, sizeof(extra), "\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[%d,%d]",
+             TINY_VOCAB, TINY_HIDDEN);
+    expect_refusal(&(struct tiny_options){.tied = true,
+                                          .extra = extra,
+                                          .extra_bytes = sizeof(float) * TINY_VOCAB * TINY_HIDDEN},
+                   STATUS_UNIMPLEMENTED,
+                   "tensor lm_head.weight: not model.embed_tokens.weight, although config.json "
+                   "says tie_word_embeddings");
+    expect_refusal(&(struct tiny_options){.tied = true,
+                                          .extra = "\"lm_head.weight\":{\"dtype\":\"F32\","
+                                                   "\"shape\":[1]",
+                                          .extra_bytes = 4},
+                   STATUS_UNIMPLEMENTED, "tensor lm_head.weight: not model.embed_tokens.weight");
+}
+
+static void expect_bad_index(const char *index, status code, const char *words)
+{
+    struct tiny_options options = {.sharded = true};
+    char *dir = make_directory();
+    struct device *dev = open_device(DTYPE_F32);
+    struct model *model = NULL;
+
+    write_tiny_model(dir, &options);
+    write_text(dir, "model.safetensors.index.json", index);
+    CHECK_FAILS(model_open(&model, dev, dir, 0, 1), code, words);
+    device_close(dev);
+    remove_directory(dir);
+}
+
+static void test_an_index_that_lies_is_refused(void **state)
+{
+    (void)state;
+    expect_bad_index("{}", STATUS_INVALID, "index.json: weight_map: missing");
+    expect_bad_index("{\"weight_map\":[]}", STATUS_INVALID, "weight_map: not an object");
+    expect_bad_index("{\"weight_map\":{\"a\":1}}", STATUS_INVALID, "weight_map: a: not a string");
+    expect_bad_index("{\"weight_map\":{\"a\":\"../x.safetensors\"}}", STATUS_INVALID,
+                     "weight_map: \"../x.safetensors\" is not a file of its folder");
+    expect_bad_index("{\"weight_map\":{\"a\":\"gone.safetensors\"}}", STATUS_NOT_FOUND,
+                     "gone.safetensors");
+    expect_bad_index("{\"weight_map\":{\"a\":\"model-00001-of-00002.safetensors\"}}",
+                     STATUS_INVALID, "weight_map: a is not in model-00001-of-00002.safetensors");
+    expect_bad_index("{\"weight_map\":{\"model.embed_tokens.weight\":"
+                     "\"model-00001-of-00002.safetensors\",\"model.embed_tokens.weight\":"
+                     "\"model-00001-of-00002.safetensors\"}}",
+                     STATUS_INVALID, "weight_map: model.embed_tokens.weight is there twice");
+    expect_bad_index("nonsense", STATUS_INVALID, "index.json: not valid JSON");
+}
+
+static void test_a_directory_without_weights_says_so(void **state)
+{
+    char *dir = make_directory();
+    struct device *dev = open_device(DTYPE_F32);
+    struct model *model;
+
+    (void)state;
+    write_tiny_model(dir, &(struct tiny_options){.dtype = DTYPE_F32});
+    char path[512];
+    snprintf(path, sizeof(path), "%s/model.safetensors", dir);
+    assert_int_equal(remove(path), 0);
+    CHECK_FAILS(model_open(&model, dev, dir, 0, 1), STATUS_NOT_FOUND,
+                "neither model.safetensors nor model.safetensors.index.json");
+    CHECK_FAILS(model_open(&model, dev, "/nonexistent", 0, 1), STATUS_NOT_FOUND,
+                "/nonexistent/config.json");
+    device_close(dev);
+    remove_directory(dir);
+}
+
+static void test_more_ranks_than_query_heads_are_refused(void **state)
+{
+    char *dir = make_directory();
+    struct device *dev = open_device(DTYPE_F32);
+    struct model *model;
+
+    (void)state;
+    write_tiny_model(dir, &(struct tiny_options){.dtype = DTYPE_F32});
+    CHECK_FAILS(model_open(&model, dev, dir, 0, 7), STATUS_INVALID, "6 query heads");
+    device_close(dev);
+    remove_directory(dir);
+}
+
+static uint64_t fingerprint(const char *dir)
+{
+    uint64_t out;
+
+    CHECK_OK(model_fingerprint(&out, dir));
+    return out;
+}
+
+static void test_the_fingerprint_tells_models_apart_and_not_their_files(void **state)
+{
+    uint64_t one = fingerprint("tests/goldens/data/llama-gqa/model");
+
+    (void)state;
+    CHECK(one == fingerprint("tests/goldens/data/llama-gqa-sharded/model"));
+    CHECK(one != fingerprint("tests/goldens/data/llama-gqa-bf16/model"));
+    CHECK(one != fingerprint("tests/models/needle-tiny"));
+    uint64_t out;
+    CHECK_FAILS(model_fingerprint(&out, "tests"), STATUS_NOT_FOUND, "tests/config.json");
+}
+
+static void test_the_bundled_models_load(void **state)
+{
+    static const char *const dirs[] = {"tests/models/needle-tiny", "tests/models/stories260k",
+                                       "tests/goldens/data/llama-gqa/model",
+                                       "tests/goldens/data/llama-gqa-sharded/model",
+                                       "tests/goldens/data/mistral-hd/model"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+        struct device *dev = open_device(DTYPE_F32);
+        struct model *model;
+        CHECK_OK(model_open(&model, dev, dirs[i], 1, 2));
+        CHECK(model->bytes > 0);
+        model_close(model);
+        device_close(dev);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_rank_gets_its_slices_whatever_the_dtypes),
+        cmocka_unit_test(test_two_files_and_an_index_are_one_model),
+        cmocka_unit_test(test_tied_embeddings_are_the_output_and_count_once),
+        cmocka_unit_test(test_an_equal_dtype_is_used_where_it_lies),
+        cmocka_unit_test(test_misaligned_data_are_copied),
+        cmocka_unit_test(test_a_missing_or_misshapen_tensor_is_named),
+        cmocka_unit_test(test_bias_and_quantization_tensors_are_refused_by_name),
+        cmocka_unit_test(test_a_needed_tensor_of_integers_is_refused),
+        cmocka_unit_test(test_rotary_tables_of_old_files_are_ignored),
+        cmocka_unit_test(test_tensors_of_another_model_are_refused_by_name),
+        cmocka_unit_test(test_an_output_that_is_not_the_tied_embedding_is_refused),
+        cmocka_unit_test(test_an_index_that_lies_is_refused),
+        cmocka_unit_test(test_a_directory_without_weights_says_so),
+        cmocka_unit_test(test_more_ranks_than_query_heads_are_refused),
+        cmocka_unit_test(test_the_fingerprint_tells_models_apart_and_not_their_files),
+        cmocka_unit_test(test_the_bundled_models_load),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
