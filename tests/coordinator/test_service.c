@@ -498,6 +498,11 @@ static void test_a_request_id_lives_once_and_can_be_aborted(void **state)
     CHECK(seen[0].failure.code == STATUS_OK && seen[0].reason == FINISH_ABORTED);
     unlock();
     CHECK_OK(service_submit_take(stage->service, second));
+    CHECK(service_abort(stage->service, "mine"));
+    lock(); /* its sink writes to this frame until it has ended */
+    CHECK(wait_for(&seen[1].ended, 1));
+    CHECK(seen[1].reason == FINISH_ABORTED);
+    unlock();
 }
 
 struct asked {
