@@ -35,6 +35,7 @@ struct comm_config {
     uint64_t epoch;   /* keys carry it, so a late rank of an older epoch meets nobody */
     const char *host; /* address or interface that this rank listens on and publishes */
     int timeout_ms;   /* of one collective; a rank that stops is found by then */
+    int tcp_only;     /* of any rank: no shared memory, even where all are on one host */
     struct comm_store store;
 };
 

@@ -1,12 +1,12 @@
 /*
- * comm_gloo.cc - comm.h over gloo's unbound buffers, for ranks on CPUs.
+ * comm_gloo.cc - the collectives over gloo's unbound buffers, for ranks on several hosts.
  *
  * gloo's own collectives cannot be aborted and sum in the order of their algorithm, so this
  * file uses its transport only: every rank exchanges directly with every other.  Short vectors
  * are sent whole and summed by everybody; long ones are summed by segments, one a rank, which
  * are then distributed.  Both form each element once, in rank order.
  */
-#include "worker/comm.h"
+#include "worker/comm_transport.h"
 
 #include <algorithm>
 #include <chrono>
@@ -24,10 +24,6 @@ namespace
 {
 
 using Buffer = gloo::transport::UnboundBuffer;
-using Clock = std::chrono::steady_clock;
-
-/* Vectors up to this many floats are exchanged whole: one message instead of two in a row. */
-constexpr size_t whole_limit = 4096;
 
 class Aborted : public std::exception
 {
@@ -91,29 +87,7 @@ class RelayedStore : public gloo::rendezvous::Store
     int timeout_ms_;
 };
 
-/* Part `index` of n elements dealt out to `parts`. */
-struct Segment {
-    size_t first;
-    size_t count;
-};
-
-Segment segment(size_t n, size_t parts, size_t index)
-{
-    size_t each = n / parts;
-    size_t extra = n % parts;
-    return {index * each + std::min(index, extra), each + (index < extra ? 1 : 0)};
-}
-
-void add(float *x, const float *y, size_t n, int max)
-{
-    for (size_t i = 0; i < n; i++) {
-        x[i] = max ? std::max(x[i], y[i]) : x[i] + y[i];
-    }
-}
-
-} // namespace
-
-struct comm {
+struct Group {
     int rank = 0;
     int size = 1;
     std::shared_ptr<gloo::transport::Device> device;
@@ -121,41 +95,36 @@ struct comm {
     std::vector<uint64_t> sent;     /* messages to each peer so far: names the next one */
     std::vector<uint64_t> received; /* likewise from each peer */
     std::vector<float> staging;
-    Clock::duration busy{0};
     std::mutex mutex; /* guards what follows */
     std::vector<Buffer *> active;
     bool aborted = false;
 };
 
-namespace
-{
-
 /* The buffers of one collective: what abort() wakes, whatever the engine thread waits for. */
 class Exchange
 {
   public:
-    explicit Exchange(comm *c) : comm_(c), start_(Clock::now()) {}
+    explicit Exchange(Group *c) : group_(c) {}
     Exchange(const Exchange &) = delete;
     Exchange &operator=(const Exchange &) = delete;
 
     ~Exchange()
     {
-        std::lock_guard<std::mutex> lock(comm_->mutex);
-        comm_->active.clear();
-        comm_->busy += Clock::now() - start_;
+        std::lock_guard<std::mutex> lock(group_->mutex);
+        group_->active.clear();
     }
 
     Buffer *send(int peer, const void *data, size_t bytes)
     {
         Buffer *buffer = make(const_cast<void *>(data), bytes);
-        buffer->send(peer, slot(comm_->sent[static_cast<size_t>(peer)]++));
+        buffer->send(peer, slot(group_->sent[static_cast<size_t>(peer)]++));
         return buffer;
     }
 
     Buffer *receive(int peer, void *data, size_t bytes)
     {
         Buffer *buffer = make(data, bytes);
-        buffer->recv(peer, slot(comm_->received[static_cast<size_t>(peer)]++));
+        buffer->recv(peer, slot(group_->received[static_cast<size_t>(peer)]++));
         return buffer;
     }
 
@@ -178,21 +147,20 @@ class Exchange
 
     Buffer *make(void *data, size_t bytes)
     {
-        std::lock_guard<std::mutex> lock(comm_->mutex);
-        if (comm_->aborted) {
+        std::lock_guard<std::mutex> lock(group_->mutex);
+        if (group_->aborted) {
             throw Aborted();
         }
-        buffers_.push_back(comm_->context->createUnboundBuffer(data, bytes));
-        comm_->active.push_back(buffers_.back().get());
+        buffers_.push_back(group_->context->createUnboundBuffer(data, bytes));
+        group_->active.push_back(buffers_.back().get());
         return buffers_.back().get();
     }
 
-    comm *comm_;
-    Clock::time_point start_;
+    Group *group_;
     std::vector<std::unique_ptr<Buffer>> buffers_;
 };
 
-float *staging(comm *c, size_t n)
+float *staging(Group *c, size_t n)
 {
     if (c->staging.size() < n) {
         c->staging.resize(n);
@@ -207,7 +175,7 @@ struct Members {
 };
 
 /* Everybody sends all of x to everybody and adds up what came, in rank order. */
-void reduce_whole(comm *c, Members m, float *x, size_t n, int max)
+void reduce_whole(Group *c, Members m, float *x, size_t n, int max)
 {
     Exchange exchange(c);
     float *others = staging(c, n * (static_cast<size_t>(m.count) + 1));
@@ -235,7 +203,7 @@ void reduce_whole(comm *c, Members m, float *x, size_t n, int max)
         if (i == 0) {
             memcpy(sum, part, n * sizeof(float));
         } else {
-            add(sum, part, n, max);
+            comm_add(sum, part, n, max);
         }
     }
     for (Buffer *buffer : out) {
@@ -245,11 +213,11 @@ void reduce_whole(comm *c, Members m, float *x, size_t n, int max)
 }
 
 /* First half of reduce_segments: this rank's segment of x becomes the sum. */
-void reduce_own_segment(comm *c, Members m, float *x, size_t n, int max)
+void reduce_own_segment(Group *c, Members m, float *x, size_t n, int max)
 {
     Exchange exchange(c);
     size_t parts = static_cast<size_t>(m.count);
-    Segment own = segment(n, parts, static_cast<size_t>(c->rank - m.first));
+    struct comm_part own = comm_part(n, parts, static_cast<size_t>(c->rank - m.first));
     float *others = staging(c, own.count * (parts + 1));
     float *sum = others + own.count * parts;
     std::vector<Buffer *> in(parts, nullptr);
@@ -264,7 +232,7 @@ void reduce_own_segment(comm *c, Members m, float *x, size_t n, int max)
     for (size_t i = 0; i < parts; i++) {
         int peer = m.first + static_cast<int>(i);
         if (peer != c->rank) {
-            Segment theirs = segment(n, parts, i);
+            struct comm_part theirs = comm_part(n, parts, i);
             out.push_back(exchange.send(peer, x + theirs.first, theirs.count * sizeof(float)));
         }
     }
@@ -277,7 +245,7 @@ void reduce_own_segment(comm *c, Members m, float *x, size_t n, int max)
         if (i == 0) {
             memcpy(sum, part, own.count * sizeof(float));
         } else {
-            add(sum, part, own.count, max);
+            comm_add(sum, part, own.count, max);
         }
     }
     for (Buffer *buffer : out) {
@@ -287,18 +255,18 @@ void reduce_own_segment(comm *c, Members m, float *x, size_t n, int max)
 }
 
 /* Second half: every rank's segment goes to every other. */
-void spread_segments(comm *c, Members m, float *x, size_t n)
+void spread_segments(Group *c, Members m, float *x, size_t n)
 {
     Exchange exchange(c);
     size_t parts = static_cast<size_t>(m.count);
-    Segment own = segment(n, parts, static_cast<size_t>(c->rank - m.first));
+    struct comm_part own = comm_part(n, parts, static_cast<size_t>(c->rank - m.first));
     std::vector<Buffer *> in;
     std::vector<Buffer *> out;
 
     for (size_t i = 0; i < parts; i++) {
         int peer = m.first + static_cast<int>(i);
         if (peer != c->rank) {
-            Segment theirs = segment(n, parts, i);
+            struct comm_part theirs = comm_part(n, parts, i);
             in.push_back(exchange.receive(peer, x + theirs.first, theirs.count * sizeof(float)));
         }
     }
@@ -316,7 +284,7 @@ void spread_segments(comm *c, Members m, float *x, size_t n)
     }
 }
 
-void gather(comm *c, char *out, const char *in, size_t bytes)
+void gather(Group *c, char *out, const char *in, size_t bytes)
 {
     Exchange exchange(c);
     std::vector<Buffer *> received;
@@ -343,7 +311,7 @@ void gather(comm *c, char *out, const char *in, size_t bytes)
 }
 
 /* Nothing thrown crosses the C boundary. */
-template <typename Work> status guarded(const comm *c, const char *what, Work work)
+template <typename Work> status guarded(const Group *c, const char *what, Work work)
 {
     try {
         work();
@@ -354,7 +322,7 @@ template <typename Work> status guarded(const comm *c, const char *what, Work wo
     }
 }
 
-void connect(comm *c, const comm_config *config)
+void connect(Group *c, const comm_config *config)
 {
     gloo::transport::tcp::attr attr(config->host);
     RelayedStore store(config->store, config->epoch, config->timeout_ms);
@@ -367,90 +335,62 @@ void connect(comm *c, const comm_config *config)
     c->context->connectFullMesh(store, c->device);
 }
 
+status gloo_reduce(void *self, int first, int count, float *x, size_t n, int max)
+{
+    auto *c = static_cast<Group *>(self);
+    return guarded(c, "all-reduce", [&] {
+        Members members{first, count};
+        if (n <= COMM_WHOLE_LIMIT) {
+            reduce_whole(c, members, x, n, max);
+        } else {
+            reduce_own_segment(c, members, x, n, max);
+            spread_segments(c, members, x, n);
+        }
+    });
+}
+
+status gloo_gather(void *self, void *out, const void *in, size_t bytes)
+{
+    auto *c = static_cast<Group *>(self);
+    return guarded(c, "all-gather", [&] {
+        gather(c, static_cast<char *>(out), static_cast<const char *>(in), bytes);
+    });
+}
+
+void gloo_abort(void *self)
+{
+    auto *c = static_cast<Group *>(self);
+    std::lock_guard<std::mutex> lock(c->mutex);
+    c->aborted = true;
+    for (Buffer *buffer : c->active) {
+        buffer->abortWaitRecv();
+        buffer->abortWaitSend();
+    }
+}
+
+void gloo_close(void *self)
+{
+    delete static_cast<Group *>(self);
+}
+
 } // namespace
 
-status comm_open(struct comm **out, const struct comm_config *config)
+status comm_gloo_open(void **self, const struct comm_config *config)
 {
-    auto *c = new (std::nothrow) comm;
-    status st = STATUS_OK;
+    auto *c = new (std::nothrow) Group;
 
     if (!c) {
         return status_fail(STATUS_EXHAUSTED, "no memory for the collectives");
     }
     c->rank = config->rank;
     c->size = config->size;
-    if (c->size > 1) {
-        st = guarded(c, "joining the group", [&] { connect(c, config); });
-    }
+    status st = guarded(c, "joining the group", [&] { connect(c, config); });
     if (st) {
-        comm_close(c);
+        delete c;
         return st;
     }
-    *out = c;
+    *self = c;
     return STATUS_OK;
 }
 
-void comm_close(struct comm *comm)
-{
-    delete comm;
-}
-
-void comm_abort(struct comm *comm)
-{
-    std::lock_guard<std::mutex> lock(comm->mutex);
-    comm->aborted = true;
-    for (Buffer *buffer : comm->active) {
-        buffer->abortWaitRecv();
-        buffer->abortWaitSend();
-    }
-}
-
-int comm_rank(const struct comm *comm)
-{
-    return comm->rank;
-}
-
-int comm_size(const struct comm *comm)
-{
-    return comm->size;
-}
-
-status comm_all_reduce(struct comm *comm, float *x, size_t n)
-{
-    return comm_group_reduce(comm, 0, comm->size, x, n, 0);
-}
-
-status comm_group_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max)
-{
-    if (count == 1 || n == 0) {
-        return STATUS_OK;
-    }
-    return guarded(comm, "all-reduce", [&] {
-        Members members{first, count};
-        if (n <= whole_limit) {
-            reduce_whole(comm, members, x, n, max);
-        } else {
-            reduce_own_segment(comm, members, x, n, max);
-            spread_segments(comm, members, x, n);
-        }
-    });
-}
-
-status comm_all_gather(struct comm *comm, void *out, const void *in, size_t bytes)
-{
-    if (comm->size == 1) {
-        memmove(out, in, bytes);
-        return STATUS_OK;
-    }
-    return guarded(comm, "all-gather", [&] {
-        gather(comm, static_cast<char *>(out), static_cast<const char *>(in), bytes);
-    });
-}
-
-double comm_take_ms(struct comm *comm)
-{
-    std::lock_guard<std::mutex> lock(comm->mutex);
-    double ms = std::chrono::duration<double, std::milli>(comm->busy).count();
-    comm->busy = Clock::duration{0};
-    return ms;
-}
+const struct comm_transport comm_gloo = {gloo_reduce, gloo_gather, gloo_abort, gloo_close};

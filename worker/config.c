@@ -54,6 +54,7 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
                            enum options_outcome *outcome)
 {
     const char *device = "cpu";
+    const char *collectives = "auto";
     const char *log_format = "text";
     const char *log_level = "info";
     const char *config_file = NULL;
@@ -71,6 +72,8 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
          "KV cache pages; default: 40 % of the free memory", 0, 1e15},
         {"advertise", OPTION_STRING, &out->advertise, "HOST",
          "address at which the other ranks reach this one", 0, 0},
+        {"collectives", OPTION_STRING, &collectives, "auto|tcp",
+         "auto: through shared memory where all ranks of a group see it", 0, 0},
         {"rank", OPTION_INT, &rank, "N", "ask for this rank; default: any", -1, 65535},
         {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
          1e9},
@@ -92,5 +95,9 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
     }
     out->threads = (int)threads;
     out->fixed_rank = (int)rank;
+    out->tcp_only = strcmp(collectives, "tcp") == 0;
+    if (!out->tcp_only && strcmp(collectives, "auto") != 0) {
+        return status_fail(STATUS_INVALID, "--collectives %s: it must be auto or tcp", collectives);
+    }
     return check(out, device, log_format, log_level);
 }

@@ -16,6 +16,7 @@ struct worker_config {
     int threads;
     int64_t kv_memory;     /* bytes; 0: a share of the free memory */
     const char *advertise; /* address that other ranks reach this one at */
+    bool tcp_only;         /* no shared memory with ranks on this host */
     int fixed_rank;        /* -1: any */
     int64_t parent_pid;    /* the process to die with; 0: none */
     bool log_json;

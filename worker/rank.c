@@ -90,6 +90,7 @@ static status join(struct rank *rank, const struct link_assignment *assign)
                                      .epoch = assign->epoch,
                                      .host = rank->config->advertise,
                                      .timeout_ms = COLLECTIVE_TIMEOUT_MS,
+                                     .tcp_only = rank->config->tcp_only,
                                      .store = link_store(rank->link)};
     const struct engine_config engine = {.max_context = (int)assign->max_context,
                                          .kv_bytes = pool_bytes(rank->config),

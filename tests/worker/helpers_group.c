@@ -94,6 +94,8 @@ static void *run_member(void *argument)
     return NULL;
 }
 
+unsigned group_tcp_ranks;
+
 void group_run(int size, group_body *body, void *context)
 {
     static uint64_t epoch;
@@ -108,6 +110,7 @@ void group_run(int size, group_body *body, void *context)
                        .epoch = epoch,
                        .host = "127.0.0.1",
                        .timeout_ms = 20000,
+                       .tcp_only = (group_tcp_ranks >> i & 1) != 0,
                        .store = {&store, store_set, store_get}},
             .body = body,
             .context = context,

@@ -13,4 +13,7 @@ typedef status group_body(struct comm *comm, void *context);
 
 void group_run(int size, group_body *body, void *context);
 
+/* Bit r: rank r refuses shared memory, so the group exchanges over TCP.  0 at start. */
+extern unsigned group_tcp_ranks;
+
 #endif

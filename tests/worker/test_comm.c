@@ -38,7 +38,7 @@ static status reduce_and_compare(struct comm *comm, void *context)
 
 static void test_sums_are_formed_in_rank_order(void **state)
 {
-    const size_t sizes[] = {1, 3, 4096, 4097, 100003};
+    const size_t sizes[] = {1, 3, 4096, 4097, 100003, 300007};
 
     (void)state;
     for (int ranks = 1; ranks <= 4; ranks++) {
@@ -153,14 +153,81 @@ static void test_a_lost_peer_fails_the_others(void **state)
     group_run(3, leave_at_once, NULL);
 }
 
+static int over_shared_memory(void **state)
+{
+    (void)state;
+    group_tcp_ranks = 0;
+    return 0;
+}
+
+static int over_tcp(void **state)
+{
+    (void)state;
+    group_tcp_ranks = ~0U;
+    return 0;
+}
+
+/* One rank without shared memory, the one that makes it or another, sends all to the network. */
+static void test_ranks_agree_on_the_transport(void **state)
+{
+    size_t n = 5000;
+
+    (void)state;
+    for (unsigned rank = 0; rank < 3; rank++) {
+        group_tcp_ranks = 1U << rank;
+        group_run(3, reduce_and_compare, &n);
+    }
+    group_tcp_ranks = 0;
+}
+
+static status many_messages(struct comm *comm, void *context)
+{
+    uint32_t all[4];
+    uint32_t n = *(const uint32_t *)context;
+
+    for (uint32_t i = 0; i < n; i++) {
+        float x[4] = {(float)i, 1, 2, 3};
+        uint32_t mine = i * 4 + (uint32_t)comm_rank(comm);
+        int first = comm_rank(comm) / 2 * 2;
+        status st = comm_all_gather(comm, all, &mine, sizeof(mine));
+        st = st ? st : comm_all_reduce(comm, x, 1 + i % 4);
+        if (!st && first == 0) { /* some ranks meet more often than others */
+            st = comm_group_reduce(comm, first, 2, x, 1, 0);
+        }
+        if (st) {
+            return st;
+        }
+        if (all[3] != i * 4 + 3 || x[0] != (float)i * (first == 0 ? 8 : 4)) {
+            return status_fail(STATUS_INTERNAL, "message %u is wrong", i);
+        }
+    }
+    return STATUS_OK;
+}
+
+static void test_many_messages_of_unequal_groups_keep_their_order(void **state)
+{
+    uint32_t n = group_tcp_ranks ? 100 : 3000;
+
+    (void)state;
+    group_run(4, many_messages, &n);
+}
+
+#define ON_BOTH(test)                                                    \
+    {#test " over shared memory", test, over_shared_memory, NULL, NULL}, \
+    {                                                                    \
+#test " over tcp", test, over_tcp, NULL, NULL                    \
+    }
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sums_are_formed_in_rank_order),
-        cmocka_unit_test(test_groups_of_neighbours_reduce_apart),
-        cmocka_unit_test(test_gather_is_in_rank_order),
-        cmocka_unit_test(test_an_abort_frees_a_rank_that_waits),
-        cmocka_unit_test(test_a_lost_peer_fails_the_others),
+        ON_BOTH(test_sums_are_formed_in_rank_order),
+        ON_BOTH(test_groups_of_neighbours_reduce_apart),
+        ON_BOTH(test_gather_is_in_rank_order),
+        ON_BOTH(test_an_abort_frees_a_rank_that_waits),
+        ON_BOTH(test_a_lost_peer_fails_the_others),
+        ON_BOTH(test_many_messages_of_unequal_groups_keep_their_order),
+        cmocka_unit_test(test_ranks_agree_on_the_transport),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
