@@ -152,7 +152,10 @@ def test_a_deadline_is_kept(needle, needle_cases, tmp_path):
 
 def test_a_terminal_gets_one_line_that_is_drawn_again(needle, document):
     path, answer = document
-    pid, terminal = pty.fork()
+    try:
+        pid, terminal = pty.fork()
+    except OSError as e:
+        pytest.skip(f"no terminal can be made here: {e}")
     if pid == 0:
         os.execv(WINNOW, [WINNOW, "generate", "--server", needle.address, "--file", str(path),
                           "--max-tokens", "8"])
