@@ -119,7 +119,7 @@ goldens() { # DIR ARGUMENT...
 }
 
 part_lint() {
-    mapfile -t sources < <(find cli common coordinator kernels tests worker -name '*.[ch]' -o -name '*.cc')
+    mapfile -t sources < <(find cli common coordinator kernels tests worker -name '*.[ch]' -o -name '*.cc' -o -name '*.cu')
     one clang-format clang-format --dry-run --Werror "${sources[@]}"
     one clang-tidy python3 tests/clang_tidy.py build-asan -j "$jobs"
 }

@@ -2,7 +2,7 @@
 # tidy.sh - the rules grep can check: layers, banned names, #ifdef, width.  Prints offenders; fails if any.
 cd "${1:-$(dirname "$0")/..}" || exit 1
 bad=0
-src() { find "$@" -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh'; }
+src() { find "$@" -name '*.[ch]' -o -name '*.cu'; }
 forbid() { # forbid "why" "regex" files...
     why=$1 regex=$2
     shift 2

@@ -5,23 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct variant variants[N_VARIANTS] = {
-    {"generic", DTYPE_F32},  {"avx2", DTYPE_F32},         {"avx512", DTYPE_F32},
-    {"generic", DTYPE_BF16}, {"avx2", DTYPE_BF16},        {"avx512", DTYPE_BF16},
-    {NULL, DTYPE_F32},       {"avx512_bf16", DTYPE_BF16}, {NULL, DTYPE_BF16},
-};
-
-struct device *act_device(const struct variant *variant, int threads)
-{
-    struct device_config config = {
-        .dtype = variant->dtype, .threads = threads, .max_isa = variant->isa};
-    struct device *dev = NULL;
-    status st = device_open(&dev, "cpu", &config);
-
-    assert(!st && dev);
-    return dev;
-}
-
 uint64_t test_random(uint64_t *seed)
 {
     uint64_t x = *seed += 0x9e3779b97f4a7c15u;

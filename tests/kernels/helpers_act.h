@@ -1,5 +1,5 @@
 /*
- * helpers_act.h - tensors of activations for tests of operations on the CPU backend.
+ * helpers_act.h - tensors of activations for tests of operations.
  *
  * A tensor exists twice: as float32 for the definition, and in the device's dtype.  The float32
  * values are exact in that dtype, so that a difference is the operation's.
@@ -15,15 +15,17 @@ struct act {
     void *act; /* the same values in the device's dtype */
 };
 
-/* A device of one instruction set, and what to expect of it. */
+/* A device and what to expect of it: of the CPU an instruction set, of the emulated GPU an order in
+ * which warps run (tests/cuda_host/variants.c). */
 struct variant {
     const char *isa;
     enum dtype dtype;
 };
-enum { N_VARIANTS = 9 };
-extern const struct variant variants[N_VARIANTS];
+extern const struct variant variants[];
+extern const int n_variants;
 
-/* The device of a variant; the best lower one where this machine lacks the set. */
+/* The device of a variant; the best lower one where this machine lacks the set.  The emulated GPU
+ * has no threads: their number changes the order of its warps. */
 struct device *act_device(const struct variant *variant, int threads);
 
 struct act act_zeros(enum dtype dtype, size_t n);

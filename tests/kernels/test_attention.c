@@ -117,7 +117,7 @@ static const struct shape shapes[] = {
 static void test_attention_matches_its_definition(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
@@ -130,7 +130,7 @@ static void test_attention_matches_its_definition(void **state)
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct shape s = {20, 300, 400, 4, 2, 64, 0, 0};
         struct problem p = problem_make(variants[i].dtype, &s, 7);
         struct act first = act_zeros(variants[i].dtype, p.out.n);
@@ -152,7 +152,7 @@ static void test_threads_do_not_change_a_bit(void **state)
 static void test_a_row_does_not_depend_on_its_chunk(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
         size_t bytes = dtype_bytes(variants[i].dtype);
         struct shape s = {0, 400, 400, 6, 2, 40, i % 2 ? 190 : 0, 1};

@@ -146,7 +146,7 @@ static const struct shape shapes[] = {
 
 static void sums_match(bool given)
 {
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
@@ -178,7 +178,7 @@ static void test_open_rows_see_every_key(void **state)
     static const struct shape shape = {300, 128, 6, 2, 64, 0, 0};
 
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
         struct problem p = problem_make(variants[i].dtype, &shape, 5);
         struct column_sums defined = chunk_args(&p, DTYPE_F32, 0, shape.n, true);
@@ -204,7 +204,7 @@ static void test_threads_do_not_change_a_bit(void **state)
     static const struct shape shape = {900, 512, 4, 2, 32, 0, 100};
 
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct problem p = problem_make(variants[i].dtype, &shape, 3);
         float *first = calloc(p.n_out, sizeof(float));
 

@@ -108,7 +108,7 @@ static void check_shape(struct device *dev, const struct shape *shape, uint64_t 
 static void test_decode_attention_matches_its_definition(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
@@ -124,7 +124,7 @@ static void test_a_row_has_the_same_bits_in_any_batch(void **state)
     static const int batches[] = {1, 2, 8};
 
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         const struct shape s = {MAX_ROWS, 8, 2, 32, 16, 1600};
         size_t row = (size_t)s.q_heads * (size_t)s.head_dim * dtype_bytes(variants[i].dtype);
         struct act part = act_zeros(variants[i].dtype, MAX_ROWS * 8 * 32);
@@ -212,7 +212,7 @@ static void check_mass(struct device *dev, size_t n)
 static void test_mass_is_the_probability_summed_over_the_group(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {

@@ -75,7 +75,7 @@ static void test_dot_scores_match_their_definition(void **state)
     };
 
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
@@ -90,7 +90,7 @@ static void test_threads_do_not_change_a_bit(void **state)
     struct shape s = {20000, 4, 2, 32};
 
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct problem p = problem_make(variants[i].dtype, &s, 3);
         float *first = calloc((size_t)s.n_keys, sizeof(float));
 

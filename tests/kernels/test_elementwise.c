@@ -48,7 +48,7 @@ static void check_rmsnorm(const struct variant *variant, int rows, int cols, flo
 static void test_rmsnorm_divides_by_the_root_mean_square(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_rmsnorm(&variants[v], 3, 1, 1.0f);
         check_rmsnorm(&variants[v], 5, 83, 1.0f);
         check_rmsnorm(&variants[v], 33, 1030, 100.0f);
@@ -110,7 +110,7 @@ static void check_rope(const struct variant *variant, int rows, int heads, int h
 static void test_rope_turns_pairs_and_places_heads(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_rope(&variants[v], 1, 1, 8);
         check_rope(&variants[v], 7, 3, 24);
         check_rope(&variants[v], 40, 8, 128);
@@ -145,7 +145,7 @@ static void check_rope_copy(const struct variant *variant)
 static void test_rope_without_positions_only_copies(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_rope_copy(&variants[v]);
     }
 }
@@ -171,7 +171,7 @@ static void check_silu_mul(const struct variant *variant, size_t n, float scale)
 static void test_silu_mul_gates_to_relative_accuracy(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_silu_mul(&variants[v], 1, 1.0f);
         check_silu_mul(&variants[v], 1003, 1.0f);
         check_silu_mul(&variants[v], 70001, 15.0f); /* more than one piece; far tails */
@@ -192,7 +192,7 @@ static void check_extreme_gates(const struct variant *variant)
 static void test_silu_mul_of_extreme_gates_is_finite(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         if (variants[v].dtype == DTYPE_F32) {
             check_extreme_gates(&variants[v]);
         }
@@ -221,7 +221,7 @@ static void check_add(const struct variant *variant)
 static void test_add_is_exact(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_add(&variants[v]);
     }
 }
@@ -247,7 +247,7 @@ static void check_embed(const struct variant *variant)
 static void test_embed_reads_own_rows_and_leaves_zeros_for_others(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_embed(&variants[v]);
     }
 }

@@ -81,7 +81,7 @@ static void test_gather_fills_pages_in_table_order(void **state)
     const int32_t index[] = {0, 2, 3, 7, 8, 12, 20, 21, 28, 29};
 
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_gather(&variants[v], index, 10);
         check_gather(&variants[v], NULL, 11);
         check_gather(&variants[v], NULL, 0);
@@ -108,7 +108,7 @@ static void check_append(const struct variant *variant)
 static void test_append_writes_one_row_a_slot(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_append(&variants[v]);
     }
 }

@@ -51,7 +51,7 @@ static void check_product(const struct variant *variant, product op, struct shap
 
 static void check_shapes(product op, const struct shape *shapes, size_t n)
 {
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         for (size_t i = 0; i < n; i++) {
             check_product(&variants[v], op, shapes[i], DTYPE_F32);
             check_product(&variants[v], op, shapes[i], variants[v].dtype);
@@ -154,7 +154,7 @@ static void check_company(const struct variant *variant, int n, int k)
 static void test_a_row_has_the_same_bits_in_any_company(void **state)
 {
     (void)state;
-    for (int v = 0; v < N_VARIANTS; v++) {
+    for (int v = 0; v < n_variants; v++) {
         check_company(&variants[v], 97, 520);
         check_company(&variants[v], 3, 77);
     }

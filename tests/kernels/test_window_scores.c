@@ -93,7 +93,7 @@ static void check_shape(struct device *dev, const struct variant *variant, size_
 
 static void check_shapes(bool weighted)
 {
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
@@ -118,7 +118,7 @@ static void test_rows_count_by_their_weights(void **state)
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_VARIANTS; i++) {
+    for (int i = 0; i < n_variants; i++) {
         struct shape s = {8, 3000, 4, 2, 32, 0};
         struct problem p = problem_make(variants[i].dtype, &s, 3);
         float *first = calloc(p.n_out, sizeof(float));

@@ -1,0 +1,24 @@
+# The CUDA backend, by nvcc, in place of its stub.  One binary serves sm_80, sm_90 and sm_100, and
+# newer GPUs through PTX; -DCMAKE_CUDA_ARCHITECTURES=90 builds for one alone, which is quicker.
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 100-virtual)
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+if(NOT CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER ${NVCC})
+endif()
+enable_language(CUDA)
+string(REPLACE "-DNDEBUG" "" CMAKE_CUDA_FLAGS_RELEASE "${CMAKE_CUDA_FLAGS_RELEASE}")
+find_package(CUDAToolkit REQUIRED)
+
+# A register that does not fit is an error: kernels are shaped so that none is spilled.
+function(cuda_add_backend library)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
+  target_sources(${library} PRIVATE ${sources})
+  target_include_directories(${library} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:${CMAKE_SOURCE_DIR}/kernels/cuda/ptx>)
+  target_compile_options(${library} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings
+    -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas>)
+  target_link_libraries(${library} PUBLIC CUDA::cudart CUDA::cublas)
+endfunction()

@@ -1,0 +1,10 @@
+/* attention.cu - prefill attention in the device's dtype. */
+#include "kernels/cuda/attention.h"
+
+status cuda_attention(struct device *dev, const struct attention *args)
+{
+    if (args->rows == 0) {
+        return STATUS_OK;
+    }
+    return cuda_is_bf16(dev) ? cuda_attention_bf16(dev, args) : cuda_attention_f32(dev, args);
+}

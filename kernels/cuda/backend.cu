@@ -1,0 +1,302 @@
+/* backend.cu - the CUDA device: its stream, its memory, and the table of its operations. */
+#include "kernels/cuda/cuda.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+static constexpr size_t STAGING_HALF = (size_t)8 << 20;
+static constexpr size_t RESULTS_BYTES = (size_t)1 << 20;
+static constexpr size_t BLAS_WORKSPACE = (size_t)32 << 20; /* what cuBLAS advises for sm_90 */
+static constexpr size_t FIRST_WORKSPACE = (size_t)16 << 20;
+
+status cuda_check(cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess) {
+        return STATUS_OK;
+    }
+    return status_fail(error == cudaErrorMemoryAllocation ? STATUS_EXHAUSTED : STATUS_INTERNAL,
+                       "cuda: %s: %s", what, cudaGetErrorString(error));
+}
+
+/* The index names a GPU of this machine, or the sentence says what is missing. */
+static status find_gpu(int index)
+{
+    int n = 0;
+    cudaError_t error = cudaGetDeviceCount(&n);
+
+    if (error == cudaErrorInsufficientDriver) {
+        return status_fail(STATUS_NOT_FOUND,
+                           "cuda: GPU %d was asked for, but this machine has no NVIDIA driver, or "
+                           "one that is too old for this build",
+                           index);
+    }
+    if (error != cudaSuccess || n == 0) {
+        return status_fail(STATUS_NOT_FOUND, "cuda: GPU %d was asked for: %s", index,
+                           error != cudaSuccess ? cudaGetErrorString(error) : "there is none");
+    }
+    if (index < 0 || index >= n) {
+        return status_fail(STATUS_NOT_FOUND, "cuda: GPU %d was asked for, of 0 to %d", index,
+                           n - 1);
+    }
+    return cuda_check(cudaSetDevice(index), "choosing the GPU");
+}
+
+static status describe(struct cuda_device *cuda)
+{
+    static const int lowest = 8; /* bfloat16 matrix products, asynchronous copies */
+    cudaDeviceProp prop;
+    status st = cuda_check(cudaGetDeviceProperties(&prop, cuda->index), "asking the GPU");
+
+    if (st) {
+        return st;
+    }
+    if (prop.major < lowest) {
+        return status_fail(STATUS_UNIMPLEMENTED,
+                           "cuda: GPU %d (%s) is of compute capability %d.%d, the least is %d.0",
+                           cuda->index, prop.name, prop.major, prop.minor, lowest);
+    }
+    cuda->processors = prop.multiProcessorCount;
+    snprintf(cuda->base.description, sizeof(cuda->base.description), "cuda:%d %.64s sm_%d%d",
+             cuda->index, prop.name, prop.major, prop.minor);
+    return STATUS_OK;
+}
+
+static status open_blas(struct cuda_device *cuda)
+{
+    status st = cuda_check(cudaMalloc(&cuda->blas_workspace, BLAS_WORKSPACE), "cuBLAS workspace");
+
+    if (st) {
+        return st;
+    }
+    if (cublasCreate(&cuda->blas) || cublasSetStream(cuda->blas, cuda->stream) ||
+        cublasSetWorkspace(cuda->blas, cuda->blas_workspace, BLAS_WORKSPACE) ||
+        cublasSetMathMode(cuda->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)) {
+        return status_fail(STATUS_INTERNAL, "cuda: GPU %d: cuBLAS does not start", cuda->index);
+    }
+    return STATUS_OK;
+}
+
+static status open_memory(struct cuda_device *cuda)
+{
+    void *pinned;
+    status st = cuda_check(cudaMalloc(&cuda->workspace, FIRST_WORKSPACE), "workspace");
+
+    if (st) {
+        return st;
+    }
+    cuda->workspace_bytes = FIRST_WORKSPACE;
+    st = cuda_check(cudaMallocHost(&pinned, CUDA_STAGING_HALVES * STAGING_HALF), "pinned memory");
+    if (st) {
+        return st;
+    }
+    cuda->staging = static_cast<char *>(pinned);
+    st = cuda_check(cudaMallocHost(&pinned, RESULTS_BYTES), "pinned memory");
+    if (st) {
+        return st;
+    }
+    cuda->results = static_cast<char *>(pinned);
+    for (cudaEvent_t &event : cuda->sent) {
+        st = cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+        if (st) {
+            return st;
+        }
+    }
+    return STATUS_OK;
+}
+
+static void cuda_close(struct device *dev)
+{
+    struct cuda_device *cuda = cuda_device(dev);
+
+    if (cuda->blas) {
+        cublasDestroy(cuda->blas);
+    }
+    for (cudaEvent_t event : cuda->sent) {
+        if (event) {
+            cudaEventDestroy(event);
+        }
+    }
+    cudaFreeHost(cuda->staging);
+    cudaFreeHost(cuda->results);
+    cudaFree(cuda->blas_workspace);
+    cudaFree(cuda->workspace);
+    if (cuda->stream) {
+        cudaStreamDestroy(cuda->stream);
+    }
+    free(cuda);
+}
+
+static status cuda_open(struct device **out, const struct device_config *config)
+{
+    status st = find_gpu(config->index);
+
+    if (st) {
+        return st;
+    }
+    struct cuda_device *cuda = static_cast<struct cuda_device *>(calloc(1, sizeof(*cuda)));
+    if (!cuda) {
+        return status_fail(STATUS_EXHAUSTED, "cuda: no memory for the device");
+    }
+    cuda->base.backend = &backend_cuda;
+    cuda->base.dtype = config->dtype;
+    cuda->index = config->index;
+    st = describe(cuda);
+    if (!st) {
+        st =
+            cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "a stream");
+    }
+    if (!st) {
+        st = open_memory(cuda);
+    }
+    if (!st) {
+        st = open_blas(cuda);
+    }
+    if (st) {
+        cuda_close(&cuda->base);
+        return st;
+    }
+    *out = &cuda->base;
+    return STATUS_OK;
+}
+
+static status cuda_sync(struct device *dev)
+{
+    return cuda_check(cudaStreamSynchronize(cuda_stream(dev)), "waiting for the GPU");
+}
+
+status cuda_workspace(struct device *dev, void **out, size_t bytes)
+{
+    struct cuda_device *cuda = cuda_device(dev);
+
+    if (bytes > cuda->workspace_bytes) {
+        /* a quarter more: lengths that creep up do not allocate each time */
+        size_t grown = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+        status st = cuda_sync(dev); /* kernels may still use the old one */
+
+        if (st) {
+            return st;
+        }
+        cudaFree(cuda->workspace);
+        cuda->workspace = nullptr;
+        cuda->workspace_bytes = 0;
+        if (cudaMalloc(&cuda->workspace, grown) != cudaSuccess) {
+            (void)cudaGetLastError();
+            return status_fail(STATUS_EXHAUSTED, "cuda: no memory for a workspace of %zu bytes",
+                               grown);
+        }
+        cuda->workspace_bytes = grown;
+    }
+    *out = cuda->workspace;
+    return STATUS_OK;
+}
+
+static status cuda_alloc(struct device *dev, void **out, size_t bytes, const char *what)
+{
+    size_t free_bytes = 0, total = 0;
+
+    if (cudaMalloc(out, bytes ? bytes : 1) == cudaSuccess) {
+        return cuda_check(cudaMemsetAsync(*out, 0, bytes, cuda_stream(dev)), what);
+    }
+    (void)cudaGetLastError(); /* it is told here, not by the next call */
+    cudaMemGetInfo(&free_bytes, &total);
+    return status_fail(STATUS_EXHAUSTED,
+                       "cuda: no memory for %s (%zu bytes; %zu of the GPU's %zu are free)", what,
+                       bytes, free_bytes, total);
+}
+
+static void cuda_free(struct device *dev, void *memory)
+{
+    /* What is enqueued may still use it; should the wait fail, the next call says so. */
+    if (cuda_sync(dev) == STATUS_OK) {
+        cudaFree(memory);
+    }
+}
+
+/* Through pinned memory, so that `from` is free again at once and nothing waits for the GPU unless
+ * two halves are under way. */
+static status cuda_upload(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    struct cuda_device *cuda = cuda_device(dev);
+    size_t all = CUDA_STAGING_HALVES * STAGING_HALF;
+    status st = STATUS_OK;
+
+    for (size_t done = 0; !st && done < bytes;) {
+        size_t half = cuda->staging_at / STAGING_HALF;
+        size_t room = (half + 1) * STAGING_HALF - cuda->staging_at;
+        size_t n = bytes - done < room ? bytes - done : room;
+        char *staged = cuda->staging + cuda->staging_at;
+
+        if (cuda->staging_at % STAGING_HALF == 0) {
+            st = cuda_check(cudaEventSynchronize(cuda->sent[half]), "waiting for an upload");
+            if (st) {
+                break;
+            }
+        }
+        memcpy(staged, static_cast<const char *>(from) + done, n);
+        st = cuda_check(cudaMemcpyAsync(static_cast<char *>(to) + done, staged, n,
+                                        cudaMemcpyHostToDevice, cuda->stream),
+                        "upload");
+        done += n;
+        cuda->staging_at = (cuda->staging_at + n) % all;
+        if (!st && cuda->staging_at % STAGING_HALF == 0) {
+            st = cuda_check(cudaEventRecord(cuda->sent[half], cuda->stream), "upload");
+        }
+    }
+    return st;
+}
+
+static status cuda_download(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    struct cuda_device *cuda = cuda_device(dev);
+    void *landing = bytes <= RESULTS_BYTES ? cuda->results : to;
+
+    if (bytes == 0) {
+        return STATUS_OK;
+    }
+    status st = cuda_check(
+        cudaMemcpyAsync(landing, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download");
+    if (!st) {
+        st = cuda_sync(dev);
+    }
+    if (!st && landing != to) {
+        memcpy(to, landing, bytes);
+    }
+    return st;
+}
+
+const struct backend backend_cuda = {
+    .name = "cuda",
+    .on_host = false,
+    .open = cuda_open,
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .sync = cuda_sync,
+    .embed = cuda_embed,
+    .rmsnorm = cuda_rmsnorm,
+    .linear = cuda_linear,
+    .linear_rows = cuda_linear_rows,
+    .rope = cuda_rope,
+    .attention = cuda_attention,
+    .window_scores = cuda_window_scores,
+    .column_sums = cuda_column_sums,
+    .dot_scores = cuda_dot_scores,
+    .group_reduce = cuda_group_reduce,
+    .pool = cuda_pool,
+    .top_k = cuda_top_k,
+    .key_counts = cuda_key_counts,
+    .gather_rows = cuda_gather_rows,
+    .add = cuda_add,
+    .silu_mul = cuda_silu_mul,
+    .kv_gather = cuda_kv_gather,
+    .kv_append = cuda_kv_append,
+    .decode_attention = cuda_decode_attention,
+    .kv_move = cuda_kv_move,
+    .kv_read = cuda_kv_read,
+    .decode_mass = cuda_decode_mass,
+    .draw = cuda_draw,
+    .logit_histogram = cuda_logit_histogram,
+};

@@ -1,0 +1,111 @@
+/*
+ * cuda.h - the CUDA device, the entry points of its operations, and the one way to check a call.
+ *
+ * Everything is enqueued on the device's stream, in program order.  One thread at a time calls
+ * the operations of a device.
+ */
+#ifndef KERNELS_CUDA_CUDA_H
+#define KERNELS_CUDA_CUDA_H
+
+#include "kernels/backend.h"
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+enum { CUDA_STAGING_HALVES = 2 };
+
+struct cuda_device {
+    struct device base;
+    int index;
+    int processors; /* streaming multiprocessors */
+    cudaStream_t stream;
+    cublasHandle_t blas;
+    void *blas_workspace;
+    void *workspace; /* cuda_workspace() */
+    size_t workspace_bytes;
+
+    /* Pinned memory that uploads go through, a half at a time: `sent` of a half was recorded when
+     * its last upload had been enqueued. */
+    char *staging;
+    size_t staging_at;
+    cudaEvent_t sent[CUDA_STAGING_HALVES];
+    char *results; /* pinned: short downloads */
+};
+
+static inline struct cuda_device *cuda_device(struct device *dev)
+{
+    return reinterpret_cast<struct cuda_device *>(dev);
+}
+
+static inline cudaStream_t cuda_stream(struct device *dev)
+{
+    return cuda_device(dev)->stream;
+}
+
+static inline bool cuda_is_bf16(const struct device *dev)
+{
+    return dev->dtype == DTYPE_BF16;
+}
+
+/* Bytes of one activation. */
+static inline size_t cuda_act_bytes(const struct device *dev)
+{
+    return cuda_is_bf16(dev) ? 2 : sizeof(float);
+}
+
+status cuda_check(cudaError_t error, const char *what);
+
+/* What a launch says at once; errors of its execution come with the next wait. */
+static inline status cuda_launched(const char *what)
+{
+    return cuda_check(cudaGetLastError(), what);
+}
+
+/* Memory for one operation, aligned to 256 bytes, valid until the next call: grown rarely (which
+ * waits) and kept, so that a step does not allocate. */
+status cuda_workspace(struct device *dev, void **out, size_t bytes);
+
+static inline unsigned cuda_blocks(size_t n, size_t each)
+{
+    return (unsigned)((n + each - 1) / each);
+}
+
+status cuda_embed(struct device *dev, float *out, const int32_t *ids, int n,
+                  const struct matrix *table, int first_id);
+status cuda_rmsnorm(struct device *dev, void *out, const float *x, const float *weight, int rows,
+                    int cols, float eps);
+status cuda_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                   const struct matrix *w, int rows);
+status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                        const struct matrix *w, int rows);
+status cuda_rope(struct device *dev, const struct rope *args);
+status cuda_attention(struct device *dev, const struct attention *args);
+status cuda_window_scores(struct device *dev, const struct window_scores *args);
+status cuda_column_sums(struct device *dev, const struct column_sums *args);
+status cuda_dot_scores(struct device *dev, const struct dot_scores *args);
+status cuda_group_reduce(struct device *dev, float *out, const float *in, int groups, int group,
+                         int n, enum group_reduce how);
+status cuda_pool(struct device *dev, float *out, const float *in, int rows, int n, int kernel,
+                 enum pooling how);
+status cuda_top_k(struct device *dev, int32_t *index, const float *score, int n, int k);
+status cuda_key_counts(struct device *dev, const struct key_counts *args);
+status cuda_gather_rows(struct device *dev, void *out, const void *in, const int32_t *index, int n,
+                        size_t row_bytes);
+status cuda_add(struct device *dev, float *x, const float *y, size_t n);
+status cuda_silu_mul(struct device *dev, void *out, const void *gate, const void *up, size_t n);
+status cuda_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                      const void *k, const void *v, const int32_t *index, int n);
+status cuda_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
+                      const int32_t *slot, int heads);
+status cuda_decode_attention(struct device *dev, const struct decode_attention *args);
+status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
+                    const int32_t *from, int n);
+status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
+                    void *v, int n);
+status cuda_decode_mass(struct device *dev, float *out, size_t stride,
+                        const struct decode_attention *args, enum group_reduce how);
+status cuda_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
+                 int first_id, const struct draw *draws);
+status cuda_logit_histogram(struct device *dev, const struct logit_histogram *args);
+
+#endif

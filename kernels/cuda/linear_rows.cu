@@ -1,0 +1,199 @@
+/*
+ * linear_rows.cu - out = x w^T for 1 to 64 rows of different sequences, in one order along the
+ * columns whatever the number of rows.
+ *
+ * bfloat16: tensor cores, 16 features by 8 rows a product.  The order of summation is free, so a
+ * lane takes 8 neighbouring columns of a weight row, one 16-byte load, as its elements of two
+ * products; x is taken likewise.  The warps of a block share the columns out by blocks of 32 and
+ * their sums are added in order.
+ * float32: a warp for each feature, every lane 4 columns in 128.
+ */
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/gpu.h"
+
+static constexpr int BLOCK = 256, WARPS = BLOCK / WARP;
+static constexpr int FEATURES = 16, TILE_ROWS = 8, STEP = 32, LANE_COLS = 8;
+
+struct product {
+    const void *x, *w;
+    void *out;
+    size_t w_stride, x_stride, n; /* n: features */
+    int rows, cols;
+    bool wide_out; /* float32 */
+};
+
+template <int TILES> struct linear_rows_shared {
+    float sum[WARPS][TILES * TILE_ROWS][FEATURES + 1];
+};
+
+/* Columns c..c + 8 of a row that may end before, or does not lie well. */
+static __device__ uint4 load_some(const bf16 *row, int c, int cols)
+{
+    unsigned pair[4];
+
+    for (int i = 0; i < 4; i++) {
+        unsigned low = c + 2 * i < cols ? row[c + 2 * i].bits : 0;
+        unsigned high = c + 2 * i + 1 < cols ? row[c + 2 * i + 1].bits : 0;
+        pair[i] = low | high << 16;
+    }
+    return uint4{pair[0], pair[1], pair[2], pair[3]};
+}
+
+template <bool LIES_WELL>
+static __device__ uint4 load_columns(const void *data, size_t row, size_t n, size_t stride, int c,
+                                     int cols)
+{
+    const bf16 *from = static_cast<const bf16 *>(data) + row * stride;
+
+    if (row >= n || c >= cols) {
+        return uint4{0, 0, 0, 0};
+    }
+    return LIES_WELL ? gpu_load16(from + c) : load_some(from, c, cols);
+}
+
+template <int TILES, bool LIES_WELL>
+static __device__ void multiply(float sum[TILES][4], const struct product &p, size_t feature)
+{
+    int warp = (int)threadIdx.x / WARP, g = (int)threadIdx.x % WARP / 4;
+    int first = warp * STEP + (int)threadIdx.x % 4 * LANE_COLS;
+
+#pragma unroll 2
+    for (int at = 0; at < p.cols; at += WARPS * STEP) {
+        int c = at + first;
+        uint4 low = load_columns<LIES_WELL>(p.w, feature + g, p.n, p.w_stride, c, p.cols);
+        uint4 high = load_columns<LIES_WELL>(p.w, feature + g + 8, p.n, p.w_stride, c, p.cols);
+        const unsigned a[2][4] = {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
+
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            uint4 x = load_columns<LIES_WELL>(p.x, (size_t)(t * TILE_ROWS + g), (size_t)p.rows,
+                                              p.x_stride, c, p.cols);
+            const unsigned b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+
+            gpu_mma_bf16(sum[t], a[0], b[0]);
+            gpu_mma_bf16(sum[t], a[1], b[1]);
+        }
+    }
+}
+
+template <int TILES, bool LIES_WELL>
+static __global__ void __launch_bounds__(BLOCK) bf16_kernel(struct product p)
+{
+    auto *shared = gpu_shared<struct linear_rows_shared<TILES>>();
+    int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
+    size_t feature = (size_t)blockIdx.x * FEATURES;
+    float sum[TILES][4] = {};
+
+    multiply<TILES, LIES_WELL>(sum, p, feature);
+    for (int t = 0; t < TILES; t++) {
+        for (int i = 0; i < 4; i++) {
+            shared->sum[warp][t * TILE_ROWS + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] =
+                sum[t][i];
+        }
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < p.rows * FEATURES; i += BLOCK) {
+        int r = i / FEATURES, f = i % FEATURES;
+        size_t at = (size_t)r * p.n + feature + (size_t)f;
+        float total = shared->sum[0][r][f];
+
+        for (int w = 1; w < WARPS; w++) {
+            total += shared->sum[w][r][f];
+        }
+        if (feature + (size_t)f >= p.n) {
+            continue;
+        }
+        if (p.wide_out) {
+            static_cast<float *>(p.out)[at] = total;
+        } else {
+            gpu_store(static_cast<bf16 *>(p.out) + at, total);
+        }
+    }
+}
+
+template <bool LIES_WELL>
+static __device__ void load_columns4(float v[4], const float *row, int c, int cols)
+{
+    if constexpr (LIES_WELL) {
+        gpu_load4(v, row + c);
+    } else {
+        for (int i = 0; i < 4; i++) {
+            v[i] = c + i < cols ? row[c + i] : 0.0f;
+        }
+    }
+}
+
+template <bool LIES_WELL>
+static __global__ void __launch_bounds__(BLOCK) f32_kernel(struct product p)
+{
+    constexpr int LANE = 4, ROWS = TILE_ROWS;
+    size_t feature = (size_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+    int lane = (int)threadIdx.x % WARP;
+    const float *w = static_cast<const float *>(p.w) + feature * p.w_stride;
+
+    /* whole warps leave */
+    for (int r = 0; feature < p.n && r < p.rows; r += ROWS) {
+        const float *x = static_cast<const float *>(p.x) + (size_t)r * p.x_stride;
+        float sum[ROWS] = {};
+
+        for (int c = lane * LANE; c < p.cols; c += WARP * LANE) {
+            float a[LANE], b[LANE];
+
+            load_columns4<LIES_WELL>(a, w, c, p.cols);
+            for (int t = 0; t < ROWS && r + t < p.rows; t++) {
+                load_columns4<LIES_WELL>(b, x + (size_t)t * p.x_stride, c, p.cols);
+                for (int i = 0; i < LANE; i++) {
+                    sum[t] = fmaf(a[i], b[i], sum[t]);
+                }
+            }
+        }
+        for (int t = 0; t < ROWS && r + t < p.rows; t++) {
+            float total = gpu_warp_reduce(sum[t], gpu_sum());
+
+            if (lane == 0) {
+                static_cast<float *>(p.out)[(size_t)(r + t) * p.n + feature] = total;
+            }
+        }
+    }
+}
+
+template <int TILES> static void launch_bf16(struct device *dev, const struct product &p, bool well)
+{
+    constexpr size_t shared = sizeof(struct linear_rows_shared<TILES>);
+    unsigned blocks = cuda_blocks(p.n, FEATURES);
+
+    if (well) {
+        GPU_LAUNCH((bf16_kernel<TILES, true>), blocks, BLOCK, shared, cuda_stream(dev), p);
+    } else {
+        GPU_LAUNCH((bf16_kernel<TILES, false>), blocks, BLOCK, shared, cuda_stream(dev), p);
+    }
+}
+
+status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                        const struct matrix *w, int rows)
+{
+    const struct product p = {x,         w->data,         out,
+                              w->stride, (size_t)w->cols, (size_t)w->rows,
+                              rows,      w->cols,         out_dtype == DTYPE_F32};
+    size_t each = 16 / cuda_act_bytes(dev);
+    bool well = (uintptr_t)x % 16 == 0 && (uintptr_t)w->data % 16 == 0 && w->stride % each == 0 &&
+                (size_t)w->cols % each == 0;
+
+    if (!cuda_is_bf16(dev)) {
+        unsigned blocks = cuda_blocks(p.n, WARPS);
+        if (well) {
+            GPU_LAUNCH(f32_kernel<true>, blocks, BLOCK, 0, cuda_stream(dev), p);
+        } else {
+            GPU_LAUNCH(f32_kernel<false>, blocks, BLOCK, 0, cuda_stream(dev), p);
+        }
+    } else if (rows <= TILE_ROWS) {
+        launch_bf16<1>(dev, p, well);
+    } else if (rows <= 2 * TILE_ROWS) {
+        launch_bf16<2>(dev, p, well);
+    } else if (rows <= 4 * TILE_ROWS) {
+        launch_bf16<4>(dev, p, well);
+    } else {
+        launch_bf16<8>(dev, p, well);
+    }
+    return cuda_launched("linear_rows");
+}

@@ -1,0 +1,40 @@
+/* window_scores.cu - how much the last rows of a prompt look at each earlier key. */
+#include "kernels/cuda/columns.h"
+
+status cuda_window_scores(struct device *dev, const struct window_scores *args)
+{
+    int earlier = args->n_keys - args->window;
+    size_t n = (size_t)args->q_heads * (size_t)args->window;
+    struct columns columns = {
+        .out = args->out,
+        .local = nullptr,
+        .stride = (size_t)earlier,
+        .q = args->q,
+        .k = args->k,
+        .kv_stride = args->kv_stride,
+        .positions = args->positions,
+        .weights = args->weights,
+        .lse = nullptr,
+        .n_out = earlier,
+        .first_row = earlier,
+        .rows = args->window,
+        .n_keys = args->n_keys,
+        .open_rows = 0,
+        .fresh = 0,
+        .n_local = 0,
+        .q_heads = args->q_heads,
+        .kv_heads = args->kv_heads,
+        .head_dim = args->head_dim,
+        .sliding_window = args->sliding_window,
+    };
+    void *memory;
+    status st = cuda_workspace(dev, &memory, (n + columns_lse_floats(&columns)) * sizeof(float));
+
+    if (st) {
+        return st;
+    }
+    float *lse = static_cast<float *>(memory);
+    columns.lse = lse;
+    st = columns_lse(dev, &columns, lse, lse + n);
+    return st ? st : columns_sum(dev, &columns);
+}

@@ -1,0 +1,52 @@
+/*
+ * block.h - runs the grid of a kernel on one thread of the host, block after block.
+ *
+ * Every CUDA thread is a fiber.  A fiber runs until it waits for its warp or its block; which one
+ * goes on is the schedule's choice, so that a missing barrier shows under one of them.
+ */
+#ifndef TESTS_CUDA_HOST_BLOCK_H
+#define TESTS_CUDA_HOST_BLOCK_H
+
+#include "tests/cuda_host/cuda_host.h"
+
+#include <cuda_runtime.h>
+
+#include <functional>
+
+enum { CUDA_HOST_LANE_BYTES = 64, CUDA_HOST_WARP = 32 };
+enum cuda_host_kind {
+    CUDA_HOST_NONE,
+    CUDA_HOST_SYNCWARP,
+    CUDA_HOST_SHUFFLE,
+    CUDA_HOST_BALLOT,
+    CUDA_HOST_MMA,
+    CUDA_HOST_LDMATRIX,
+    CUDA_HOST_LDMATRIX_TRANSPOSED,
+};
+
+/* What a running CUDA thread sees of itself. */
+struct cuda_host_thread {
+    dim3 thread, block, block_dim, grid_dim;
+};
+extern thread_local constinit cuda_host_thread *cuda_host_self;
+
+int cuda_host_lane();
+void cuda_host_run_grid(const char *kernel, dim3 grid, dim3 block, size_t shared,
+                        const std::function<void()> &body);
+void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work);
+
+/* Within a kernel. */
+void *cuda_host_shared(size_t at_least);
+const void *cuda_host_aligned(const void *address, size_t to);
+void cuda_host_block_barrier();
+
+/* Each lane of the warp brings `bytes` (at most CUDA_HOST_LANE_BYTES); when all are there, the
+ * last one calls `complete` (if any) on the 32 lanes, CUDA_HOST_LANE_BYTES apart, which are what
+ * every lane gets back.  They stay until the lane's next call. */
+void *cuda_host_warp_exchange(const void *mine, size_t bytes, int kind, void (*complete)(char *));
+
+void cuda_host_copy_async(void *shared, const void *global);
+void cuda_host_copy_commit();
+void cuda_host_copy_wait(size_t left);
+
+#endif

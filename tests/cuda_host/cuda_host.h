@@ -1,0 +1,30 @@
+/*
+ * cuda_host.h - how tests steer the emulated GPU.
+ *
+ * The environment chooses the same for whole programs: WINNOW_CUDA_HOST is a list of words,
+ * "reversed" or "rotating" (the schedule), "lazy", and "devices=N".
+ */
+#ifndef TESTS_CUDA_HOST_CUDA_HOST_H
+#define TESTS_CUDA_HOST_CUDA_HOST_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Which warp of a block goes on: the first one as far as it can, the last one (its lanes reversed
+ * too), or each in turn up to its next warp function. */
+enum cuda_host_schedule { CUDA_HOST_FORWARD, CUDA_HOST_REVERSED, CUDA_HOST_ROTATING };
+void cuda_host_set_schedule(enum cuda_host_schedule schedule);
+
+/* Lazy streams run nothing before somebody waits for it, and then only what that needs; the others
+ * run everything at once. */
+void cuda_host_set_lazy(int lazy);
+
+/* Kernels run on this thread so far. */
+unsigned long cuda_host_launches(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,288 @@
+/* test_cuda_host.cc - the emulated GPU computes what a GPU does, and finds what kernels do wrong.
+ */
+#include "tests/cuda_host/cuda_host.h"
+
+#include <csignal>
+#include <cstdio>
+#include <gpu_platform.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+extern "C" {
+#include <cmocka.h>
+}
+
+/* To a thread of another warp. */
+static constexpr unsigned FAR = 48;
+
+static cudaStream_t new_stream()
+{
+    cudaStream_t stream;
+
+    assert_int_equal(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    return stream;
+}
+
+/* The kernel ends the program, as a child shows. */
+static void check_ends(void (*launch)(cudaStream_t stream))
+{
+    int how = 0;
+    pid_t child = fork();
+
+    if (child == 0) {
+        const struct rlimit none = {0, 0};
+
+        setrlimit(RLIMIT_CORE, &none);
+        if (!freopen("/dev/null", "w", stderr)) {
+            _exit(1);
+        }
+        launch(new_stream());
+        _exit(0);
+    }
+    assert_true(child > 0 && waitpid(child, &how, 0) == child);
+    assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGABRT);
+}
+
+/* Each thread reads its neighbour's element; without the barrier some read too early. */
+static __global__ void neighbour_kernel(float *out, bool barrier)
+{
+    float *shared = gpu_shared<float>();
+
+    shared[threadIdx.x] = (float)threadIdx.x;
+    if (barrier) {
+        __syncthreads();
+    }
+    out[threadIdx.x] = shared[(threadIdx.x + FAR) % blockDim.x];
+}
+
+static int wrong_neighbours(enum cuda_host_schedule schedule, bool barrier)
+{
+    float out[128];
+    cudaStream_t stream = new_stream();
+    int wrong = 0;
+
+    cuda_host_set_schedule(schedule);
+    GPU_LAUNCH(neighbour_kernel, 1, 128, sizeof(out), stream, out, barrier);
+    for (int i = 0; i < 128; i++) {
+        wrong += !(out[i] == (float)((i + (int)FAR) % 128));
+    }
+    cuda_host_set_schedule(CUDA_HOST_FORWARD);
+    cudaStreamDestroy(stream);
+    return wrong;
+}
+
+static void test_a_missing_barrier_shows(void **)
+{
+    for (auto schedule : {CUDA_HOST_FORWARD, CUDA_HOST_REVERSED, CUDA_HOST_ROTATING}) {
+        assert_int_equal(wrong_neighbours(schedule, true), 0);
+        assert_true(wrong_neighbours(schedule, false) > 0);
+    }
+}
+
+static __global__ void divergent_kernel(bool in_shuffle)
+{
+    if (threadIdx.x < 16) {
+        return;
+    }
+    if (in_shuffle) {
+        __shfl_xor_sync(~0u, 1, 1);
+    } else {
+        __syncthreads();
+    }
+}
+
+static void test_threads_that_do_not_come_are_missed(void **)
+{
+    check_ends([](cudaStream_t stream) { GPU_LAUNCH(divergent_kernel, 1, 32, 0, stream, true); });
+    check_ends([](cudaStream_t stream) { GPU_LAUNCH(divergent_kernel, 1, 32, 0, stream, false); });
+}
+
+static __global__ void access_kernel(const char *from)
+{
+    gpu_load16(from + 4);
+}
+
+static __global__ void shared_kernel()
+{
+    gpu_shared<double[2]>();
+}
+
+static void test_bad_accesses_and_launches_end_the_program(void **)
+{
+    check_ends([](cudaStream_t stream) {
+        alignas(16) static const char bytes[32] = {};
+        GPU_LAUNCH(access_kernel, 1, 32, 0, stream, bytes);
+    });
+    check_ends([](cudaStream_t stream) { GPU_LAUNCH(shared_kernel, 1, 32, 8, stream); });
+    check_ends([](cudaStream_t stream) { GPU_LAUNCH(shared_kernel, 1, 33, 16, stream); });
+    check_ends([](cudaStream_t stream) {
+        int a = 0, b = 0;
+        cudaMemcpyAsync(&a, &b, sizeof(a), cudaMemcpyHostToDevice, stream);
+    });
+}
+
+static float element(int i)
+{
+    return (float)((i * 37 + 11) % 64 - 32); /* exact in bf16, and products in float */
+}
+
+static unsigned pair(int i)
+{
+    return gpu_pack_bf16(element(i), element(i + 1));
+}
+
+/* a[r][k] = element(16 r + k), b[k][n] = element(16 n + k + 5). */
+static __global__ void mma_kernel(float *out)
+{
+    int g = (int)threadIdx.x / 4, t = (int)threadIdx.x % 4;
+    const unsigned a[4] = {pair(16 * g + 2 * t), pair(16 * (g + 8) + 2 * t),
+                           pair(16 * g + 2 * t + 8), pair(16 * (g + 8) + 2 * t + 8)};
+    const unsigned b[2] = {pair(16 * g + 2 * t + 5), pair(16 * g + 2 * t + 8 + 5)};
+    float d[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+
+    gpu_mma_bf16(d, a, b);
+    for (int i = 0; i < 4; i++) {
+        out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
+    }
+}
+
+static void test_matrix_products_have_the_layout_of_the_gpu(void **)
+{
+    cudaStream_t stream = new_stream();
+    float out[16 * 8];
+
+    GPU_LAUNCH(mma_kernel, 1, 32, 0, stream, out);
+    for (int r = 0; r < 16; r++) {
+        for (int n = 0; n < 8; n++) {
+            float expected = 1.0f;
+
+            for (int k = 0; k < 16; k++) {
+                expected += element(16 * r + k) * element(16 * n + k + 5);
+            }
+            assert_true(out[r * 8 + n] == expected);
+        }
+    }
+    cudaStreamDestroy(stream);
+}
+
+/* Four 8 x 8 matrices one below the other; element (row, c) is 8 row + c. */
+static __global__ void ldmatrix_kernel(unsigned *out, bool transposed)
+{
+    auto *rows = gpu_shared<uint16_t>();
+    unsigned r[4];
+
+    for (int c = 0; c < 8; c++) {
+        rows[threadIdx.x * 8 + (unsigned)c] = (uint16_t)(threadIdx.x * 8 + (unsigned)c);
+    }
+    __syncwarp();
+    if (transposed) {
+        gpu_ldmatrix_transposed(r, rows + threadIdx.x * 8);
+    } else {
+        gpu_ldmatrix(r, rows + threadIdx.x * 8);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        out[threadIdx.x * 4 + i] = r[i];
+    }
+}
+
+static void test_matrix_loads_have_the_layout_of_the_gpu(void **)
+{
+    cudaStream_t stream = new_stream();
+    unsigned out[32 * 4];
+
+    for (unsigned transposed = 0; transposed < 2; transposed++) {
+        GPU_LAUNCH(ldmatrix_kernel, 1, 32, 512, stream, out, transposed != 0);
+        for (unsigned lane = 0; lane < 32; lane++) {
+            for (unsigned i = 0; i < 4; i++) {
+                unsigned g = lane / 4, t = lane % 4 * 2;
+                unsigned low = transposed ? t * 8 + g : g * 8 + t;
+                unsigned high = transposed ? (t + 1) * 8 + g : g * 8 + t + 1;
+
+                assert_int_equal(out[lane * 4 + i], (i * 64 + low) | (i * 64 + high) << 16);
+            }
+        }
+    }
+    cudaStreamDestroy(stream);
+}
+
+static __global__ void copy_kernel(float *out, const float *in, bool wait)
+{
+    float *shared = gpu_shared<float>();
+
+    gpu_copy16_async(shared + threadIdx.x * 4, in, threadIdx.x != 1);
+    gpu_copy_commit();
+    if (wait) {
+        gpu_copy_wait<0>();
+    }
+    out[threadIdx.x] = shared[threadIdx.x * 4 + 1];
+    gpu_copy_wait<0>();
+}
+
+static void test_copies_arrive_when_they_were_waited_for(void **)
+{
+    alignas(16) const float in[4] = {1.0f, 2.0f, 3.0f, 4.0f};
+    cudaStream_t stream = new_stream();
+    float out[32];
+
+    GPU_LAUNCH(copy_kernel, 1, 32, 512, stream, out, in, true);
+    assert_true(out[0] == 2.0f && out[1] == 0.0f && out[31] == 2.0f);
+    GPU_LAUNCH(copy_kernel, 1, 32, 512, stream, out, in, false);
+    assert_true(std::isnan(out[0]));
+    cudaStreamDestroy(stream);
+}
+
+static __global__ void add_kernel(int *to, const int *from)
+{
+    if (threadIdx.x == 0) {
+        *to = *from + 1;
+    }
+}
+
+static int on_two_streams(bool with_event)
+{
+    cudaStream_t first = new_stream(), second = new_stream();
+    int values[3] = {1, 0, 0};
+    cudaEvent_t event;
+
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    GPU_LAUNCH(add_kernel, 1, 32, 0, first, &values[1], &values[0]);
+    if (with_event) {
+        cudaEventRecord(event, first);
+        cudaStreamWaitEvent(second, event, 0);
+    }
+    GPU_LAUNCH(add_kernel, 1, 32, 0, second, &values[2], &values[1]);
+    cudaStreamSynchronize(second);
+    int result = values[2];
+    cudaStreamSynchronize(first);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+    return result;
+}
+
+static void test_a_missing_event_shows_on_lazy_streams(void **)
+{
+    cuda_host_set_lazy(1);
+    assert_int_equal(on_two_streams(true), 3);
+    assert_int_equal(on_two_streams(false), 1);
+    cuda_host_set_lazy(0);
+    assert_int_equal(on_two_streams(false), 3);
+}
+
+int main()
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_missing_barrier_shows),
+        cmocka_unit_test(test_threads_that_do_not_come_are_missed),
+        cmocka_unit_test(test_bad_accesses_and_launches_end_the_program),
+        cmocka_unit_test(test_matrix_products_have_the_layout_of_the_gpu),
+        cmocka_unit_test(test_matrix_loads_have_the_layout_of_the_gpu),
+        cmocka_unit_test(test_copies_arrive_when_they_were_waited_for),
+        cmocka_unit_test(test_a_missing_event_shows_on_lazy_streams),
+    };
+
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
