@@ -4,10 +4,10 @@
 #include "cli/generate_options.h"
 #include "cli/print.h"
 #include "cli/progress.h"
+#include "common/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define PROGRAM "winnow generate"
 
@@ -21,14 +21,6 @@ struct session {
     bool printed;       /* text has gone to stdout */
     bool at_line_start; /* and ended with a newline */
 };
-
-static double now_s(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static void show_text(struct session *s, const char *text, size_t bytes)
 {
@@ -49,7 +41,7 @@ static status take_event(struct session *s, const Winnow__V1__GenerateResponse *
     switch (response->event_case) {
     case WINNOW__V1__GENERATE_RESPONSE__EVENT_PROGRESS:
         if (!s->printed) {
-            progress_update(&s->progress, response->progress, now_s());
+            progress_update(&s->progress, response->progress, clock_ms() / 1e3);
         }
         break;
     case WINNOW__V1__GENERATE_RESPONSE__EVENT_TOKENS:

@@ -103,6 +103,7 @@ struct step_result {
     const struct result_logits *logits;
     double compute_ms; /* the whole step */
     double collective_ms;
+    double scoring_ms; /* what the methods need beyond FULL to choose rows */
     uint64_t kv_bytes_used;
     uint64_t index_hash; /* of every selection of this step; equal on all ranks or a fault */
     void *owned;         /* memory behind the arrays of a decoded result */

@@ -121,6 +121,7 @@ static status pack_result(const struct step_result *result, struct result_wire *
     message.logits = wire->logit_list;
     message.compute_ms = result->compute_ms;
     message.collective_ms = result->collective_ms;
+    message.scoring_ms = result->scoring_ms;
     message.kv_bytes_used = result->kv_bytes_used;
     message.index_hash = result->index_hash;
     size_t bytes = winnow__v1__step_result__get_packed_size(&message);
@@ -277,6 +278,7 @@ status step_result_decode(struct step_result *out, const uint8_t *data, size_t b
         .logits = decoded->logits,
         .compute_ms = m->compute_ms,
         .collective_ms = m->collective_ms,
+        .scoring_ms = m->scoring_ms,
         .kv_bytes_used = m->kv_bytes_used,
         .index_hash = m->index_hash,
         .owned = decoded,

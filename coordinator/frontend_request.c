@@ -1,5 +1,6 @@
 #include "coordinator/frontend_request.h"
 
+#include "common/clock.h"
 #include "common/method_wire.h"
 #include "coordinator/message.h"
 #include "coordinator/tokenizer/text.h"
@@ -9,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 /* ---- text and ids ---- */
 
@@ -67,14 +67,6 @@ status frontend_request_needs_text(const struct frontend_rules *rules, const cha
 
 /* ---- the prompt ---- */
 
-static double now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
 static status too_long(const struct frontend_rules *rules, size_t n_prompt, uint32_t max_tokens)
 {
     return status_fail(STATUS_OUT_OF_RANGE,
@@ -125,9 +117,9 @@ static status take_text(struct request *request, const struct frontend_rules *ru
         return st;
     }
     const struct slice_of_text text = {(const char *)m->text.data, m->text.len};
-    double start = now_ms();
+    double start = clock_ms();
     st = take_encoded(request, rules, text, add_special, "text");
-    request->tokenize_ms = now_ms() - start;
+    request->tokenize_ms = clock_ms() - start;
     return st;
 }
 
@@ -218,7 +210,7 @@ static status take_chat(struct request *request, const struct frontend_rules *ru
             (struct chat_message){(const char *)from->role.data, (const char *)from->content.data,
                                   from->role.len, from->content.len};
     }
-    double start = now_ms();
+    double start = clock_ms();
     st = chat_render(rules->chat, messages, chat->n_messages, &rendered, &text.bytes);
     text.data = rendered;
     if (!st && !text.bytes) {
@@ -227,7 +219,7 @@ static status take_chat(struct request *request, const struct frontend_rules *ru
     if (!st) {
         st = take_encoded(request, rules, text, false, "chat");
     }
-    request->tokenize_ms = now_ms() - start;
+    request->tokenize_ms = clock_ms() - start;
     free(rendered);
     free(messages);
     return st;

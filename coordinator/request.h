@@ -61,6 +61,7 @@ struct request_timing {
     double decode_ms;
     double total_ms;
     double collective_ms; /* of rank 0, in the steps that this request took part in */
+    double scoring_ms;    /* of rank 0, in this request's prefill: the share of its method */
 };
 
 struct trace_head {

@@ -315,6 +315,7 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
     take_progress(s, &flight, now);
     if (flight.advanced) {
         flight.advanced->collective_ms += result->collective_ms;
+        flight.advanced->scoring_ms += result->scoring_ms;
     }
     for (uint32_t i = 0; i < result->n_tokens; i++) {
         const struct result_token *token = &result->tokens[i];

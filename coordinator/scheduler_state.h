@@ -28,6 +28,7 @@ struct sequence {
     bool ended;
     double first_token_ms; /* time; 0: none yet */
     double collective_ms;
+    double scoring_ms;
 };
 
 struct job {

@@ -1,5 +1,6 @@
 #include "coordinator/service.h"
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "coordinator/core.h"
 #include "coordinator/inbox.h"
@@ -67,10 +68,7 @@ struct service {
 
 double service_now(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1000 + (double)now.tv_nsec / 1000000;
+    return clock_ms();
 }
 
 int64_t service_now_ms(void)

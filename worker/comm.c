@@ -1,11 +1,11 @@
 #include "worker/comm.h"
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "worker/comm_transport.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct comm {
     int rank, size;
@@ -13,14 +13,6 @@ struct comm {
     void *self;
     double busy_ms;
 };
-
-static double now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static status connect_ranks(struct comm *comm, const struct comm_config *config)
 {
@@ -93,9 +85,9 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
     if (count == 1 || n == 0) {
         return STATUS_OK;
     }
-    double begin = now_ms();
+    double begin = clock_ms();
     status st = comm->transport->reduce(comm->self, first, count, x, n, max);
-    comm->busy_ms += now_ms() - begin;
+    comm->busy_ms += clock_ms() - begin;
     return st;
 }
 
@@ -105,9 +97,9 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
         memmove(out, in, bytes);
         return STATUS_OK;
     }
-    double begin = now_ms();
+    double begin = clock_ms();
     status st = comm->transport->gather(comm->self, out, in, bytes);
-    comm->busy_ms += now_ms() - begin;
+    comm->busy_ms += clock_ms() - begin;
     return st;
 }
 

@@ -11,6 +11,7 @@
  * with.  A slot is written again when all its readers are done with it.  Who waits spins for a
  * while, since the ranks of a group work in step, and then sleeps on the counter (futex).
  */
+#include "common/clock.h"
 #include "worker/comm_transport.h"
 
 #include <assert.h>
@@ -30,7 +31,7 @@
 
 enum {
     CACHE_LINE = 64,
-    SLOT_BYTES = 512 << 10,
+    SLOT_BYTES = 256 << 10,
     SLOTS = 2,
     MAX_RANKS = 64,
     SPINS = 4000,  /* about 100 us */
@@ -255,14 +256,6 @@ static uint8_t *slot_of(const struct shm *shm, int rank, int slot)
     return shm->slots + ((size_t)rank * SLOTS + (size_t)slot) * SLOT_BYTES;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 static bool reached(const _Atomic uint32_t *counter, uint32_t least)
 {
     return (int32_t)(atomic_load_explicit(counter, memory_order_acquire) - least) >= 0;
@@ -285,7 +278,7 @@ static status wait_for(struct shm *shm, int peer, _Atomic uint32_t *counter, uin
         }
         __builtin_ia32_pause();
     }
-    for (int64_t begin = now_ms();;) {
+    for (double begin = clock_ms();;) {
         uint32_t seen = atomic_load_explicit(counter, memory_order_acquire);
         if ((int32_t)(seen - least) >= 0) {
             return STATUS_OK;
@@ -297,7 +290,7 @@ static status wait_for(struct shm *shm, int peer, _Atomic uint32_t *counter, uin
             return status_fail(STATUS_UNAVAILABLE, "rank %d of %d: rank %d left the group",
                                shm->rank, shm->size, peer);
         }
-        if (now_ms() - begin > shm->timeout_ms) {
+        if (clock_ms() - begin > shm->timeout_ms) {
             return status_fail(STATUS_UNAVAILABLE, "rank %d of %d: rank %d is silent for %d ms",
                                shm->rank, shm->size, peer, shm->timeout_ms);
         }

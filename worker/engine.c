@@ -1,5 +1,6 @@
 #include "worker/engine.h"
 
+#include "common/clock.h"
 #include "worker/decode.h"
 #include "worker/evict.h"
 #include "worker/forward.h"
@@ -11,7 +12,6 @@
 
 #include <assert.h>
 #include <stdlib.h>
-#include <time.h>
 
 struct engine {
     struct member member;
@@ -405,14 +405,6 @@ static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_
 
 /* Plans. */
 
-static double now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
 static status apply(struct engine *engine, const struct plan *plan)
 {
     status st = STATUS_OK;
@@ -443,11 +435,12 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
 {
     static const uint64_t start_of_hash = UINT64_C(0xcbf29ce484222325);
     struct results *results = &engine->results;
-    double start = now_ms();
+    double start = clock_ms();
 
     results_reset(results);
     engine->member.shared_hash = start_of_hash;
     engine->member.head_hash = start_of_hash;
+    engine->member.scoring_ms = 0;
     status st = apply(engine, plan);
     if (st) {
         return status_note(st, "plan %llu", (unsigned long long)plan->number);
@@ -462,9 +455,10 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
         .n_logits = results->n_logits,
         .logits = results->logits,
         .collective_ms = comm_take_ms(engine->member.comm),
+        .scoring_ms = engine->member.scoring_ms,
         .kv_bytes_used = kvcache_bytes_used(engine->cache),
         .index_hash = engine->member.shared_hash,
     };
-    result->compute_ms = now_ms() - start;
+    result->compute_ms = clock_ms() - start;
     return STATUS_OK;
 }

@@ -20,6 +20,7 @@ struct member {
     int max_context;
     bool check_selection;
     uint64_t shared_hash; /* of this step's choices that every rank makes alike */
+    double scoring_ms;    /* of this step: what a method needs beyond FULL to choose rows */
     uint64_t head_hash;   /* of those that the ranks sharing a replicated KV head make alike */
 };
 

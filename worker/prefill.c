@@ -1,5 +1,6 @@
 #include "worker/prefill.h"
 
+#include "common/clock.h"
 #include "worker/forward.h"
 #include "worker/prompt_phase.h"
 
@@ -123,6 +124,32 @@ static status attend(const struct prompt_phase *phase, int rows, int first_row,
                                      });
 }
 
+/* What the method's scores need of a chunk whose attention is done.  Its time is the method's. */
+static status score_chunk(struct prompt_phase *phase, const struct slice *slice)
+{
+    double begin = clock_ms();
+    status st = prefill_window_of_chunk(phase, slice);
+
+    if (!st && phase->columns.wanted) {
+        st = prefill_add_to_columns(phase, slice, phase->member->scratch->lse);
+    }
+    phase->member->scoring_ms += clock_ms() - begin;
+    return st;
+}
+
+/* The same of a chunk whose rows go no further, so that only its keys were computed. */
+static status score_keys(struct prompt_phase *phase, const struct slice *slice)
+{
+    double begin = clock_ms();
+    status st = prefill_window_of_keys(phase, slice);
+
+    if (!st) {
+        st = prefill_columns_of_keys(phase, slice);
+    }
+    phase->member->scoring_ms += clock_ms() - begin;
+    return st;
+}
+
 /* SLICE_WHOLE after its keys: the rest of the layer for the chunk's rows, in place. */
 static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slice)
 {
@@ -131,13 +158,10 @@ static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slic
     status st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin, rows);
 
     if (!st) {
-        st = prefill_window_of_chunk(phase, slice);
-    }
-    if (!st) {
         st = attend(phase, rows, slice->begin, NULL, slice->end);
     }
-    if (!st && phase->columns.wanted) {
-        st = prefill_add_to_columns(phase, slice, member->scratch->lse);
+    if (!st) {
+        st = score_chunk(phase, slice);
     }
     return st ? st
               : forward_output(member, phase_weights(phase, slice->layer), op_linear,
@@ -195,10 +219,7 @@ static status run_slice(struct prompt_phase *phase, const struct slice *slice)
         st = keys_of_chunk(phase, slice);
     }
     if (!st && slice->kind == SLICE_KEYS) {
-        st = prefill_window_of_keys(phase, slice);
-        if (!st) {
-            st = prefill_columns_of_keys(phase, slice);
-        }
+        st = score_keys(phase, slice);
     }
     if (!st && slice->kind == SLICE_WHOLE) {
         st = rest_of_chunk(phase, slice);

@@ -1,4 +1,5 @@
 /* prefill_choice.c - when all keys of a layer are there: what is kept, and which rows go on. */
+#include "common/clock.h"
 #include "worker/evict.h"
 #include "worker/policy/gemfilter.h"
 #include "worker/prompt_phase.h"
@@ -118,8 +119,10 @@ status prefill_choose(struct prompt_phase *phase, const struct slice *slice)
     int heads = member_cache_heads(member, &phase->sequence->params).n;
     const struct policy_layer layer = prefill_describe_layer(phase, slice);
     struct policy_choice choice = {0};
+    double begin = clock_ms();
     status st = phase->policy->choose(member, &layer, &choice);
 
+    member->scoring_ms += clock_ms() - begin;
     if (phase->trace) {
         trace_layer(phase->trace, slice->rows);
     }
@@ -142,8 +145,10 @@ status prefill_filter(struct prompt_phase *phase, const struct slice *slice)
     const struct policy_layer layer = prefill_describe_layer(phase, slice);
     const struct policy_choice choice = {.propagated = phase->chosen,
                                          .n_propagated = slice->chosen};
+    double begin = clock_ms();
     status st = gemfilter_choose(member, &layer, slice->chosen);
 
+    member->scoring_ms += clock_ms() - begin;
     if (!st) {
         st = note_propagated(phase, &choice);
     }

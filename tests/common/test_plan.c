@@ -138,6 +138,7 @@ static void test_a_result_survives_the_wire(void **state)
                                  .logits = &logits,
                                  .compute_ms = 1.5,
                                  .collective_ms = 0.5,
+                                 .scoring_ms = 0.25,
                                  .kv_bytes_used = 99,
                                  .index_hash = 0xfeedfacecafebeefULL};
     struct step_result back;
