@@ -53,8 +53,9 @@ static status run(const struct worker_config *config)
     }
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    st = rank_run(running, config);
     action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL); /* gloo writes to peers that may be gone */
+    st = rank_run(running, config);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     link_close(running);

@@ -99,10 +99,10 @@ def weight_bytes(config, rank, ranks, element):
 # ---- the processes
 
 def memory(pid):
-    """{"VmHWM": bytes, "VmRSS": ..., "RssAnon": ..., "RssFile": ...} of a process."""
+    """{"VmHWM": bytes, "VmRSS": ..., "RssAnon": ..., ...} of a process."""
     text = Path(f"/proc/{pid}/status").read_text()
     return {name: int(kib) << 10
-            for name, kib in re.findall(r"^(VmHWM|VmRSS|RssAnon|RssFile):\s+(\d+) kB", text, re.M)}
+            for name, kib in re.findall(r"^(VmHWM|VmRSS|RssAnon|RssFile|RssShmem):\s+(\d+) kB", text, re.M)}
 
 
 def reset_peak(pid):
@@ -135,8 +135,8 @@ class Sampler(threading.Thread):
 
 
 def growth(idle, after, sampled):
-    """Anonymous memory at the peak beyond idle: sampled, or of VmHWM what no file explains."""
-    return max(sampled, after["VmHWM"] - after["RssFile"]) - idle["RssAnon"]
+    """Anonymous memory at the peak beyond idle: sampled, or of VmHWM what nothing else explains."""
+    return max(sampled, after["VmHWM"] - after["RssFile"] - after["RssShmem"]) - idle["RssAnon"]
 
 
 def measure(folder, method, ids, options):
