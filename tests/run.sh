@@ -154,6 +154,8 @@ part_goldens() {
 }
 part_system() {
     pytests 'system tests' tests/system
+    pytests 'deployment tests' tests/deploy
+    if [ -n "$all" ]; then one 'container image' tests/deploy/image.sh; fi
 }
 
 for part in "${parts[@]}"; do "part_$part"; done

@@ -4,16 +4,18 @@
 #
 #   setup.sh            what running winnow needs
 #   setup.sh --tests    and what its tests need: clang, the linters, the sanitized build
+#   setup.sh --packages only the Debian packages: nothing is built
 #
 # Packages are installed as root or through sudo; the Python environment is .venv/ and the build
 # is build/ (and build-asan/) inside the repository; nothing else is changed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-tests=
+tests='' packages_only=''
 case ${1:-} in
     --tests) tests=1 ;;
+    --packages) packages_only=1 ;;
     '') ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 packages=(build-essential cmake ninja-build pkg-config libgrpc-dev libprotobuf-c-dev
@@ -75,6 +77,19 @@ make_venv() {
     cp "$list" "$venv/requirements.stamp"
 }
 
+# Tools that check deploy/: more packages in .venv, and kubectl in .cache.  Their tests are skipped,
+# with the reason, where these are missing.
+get_deploy_tools() {
+    local venv=$root/.venv list=$root/tests/deploy/requirements.txt
+    if ! cmp -s "$list" "$venv/deploy.stamp"; then
+        say "installing the packages of tests/deploy/requirements.txt"
+        quietly "$venv/bin/pip" install -q --disable-pip-version-check --retries 2 -r "$list" ||
+            return 1
+        cp "$list" "$venv/deploy.stamp"
+    fi
+    quietly "$venv/bin/python" "$root/tests/deploy/kubectl.py"
+}
+
 # build_preset NAME FOLDER: configures once (CMake itself looks for new files later) and builds.
 build_preset() {
     cd "$root"
@@ -84,10 +99,14 @@ build_preset() {
 }
 
 install_packages
+if [ -n "$packages_only" ]; then exit 0; fi
 if ! make_venv; then
     rm -rf "$root/.venv"
     [ -z "$tests" ] || fail "cannot make .venv from tests/requirements.txt: is there a network?"
     say "no Python packages could be fetched (is there a network?): going on without .venv"
+fi
+if [ -n "$tests" ]; then
+    get_deploy_tools || say "the tools that check deploy/ cannot be fetched: going on without"
 fi
 build_preset release build
 if [ -n "$tests" ]; then build_preset asan build-asan; fi
