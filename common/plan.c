@@ -77,6 +77,7 @@ static void write_begin(struct begin_wire *out, const struct plan_begin *begin)
     out->begin.sample = begin->sampling.sample;
     out->begin.trace = begin->trace;
     out->begin.max_rows = begin->max_rows;
+    out->begin.first_row = begin->first_row;
 }
 
 /* The message's arrays, in one allocation each; freed by the caller whatever happens. */
@@ -184,7 +185,7 @@ static status read_begin(struct plan_begin *out, const Winnow__V1__PlanBegin *m,
                          const struct model_config *config)
 {
     if (m->slot >= PLAN_MAX_SLOTS || m->n_prompt == 0 || m->n_prompt > MODEL_MAX_POSITIONS ||
-        m->max_rows > MODEL_MAX_POSITIONS) {
+        m->max_rows > MODEL_MAX_POSITIONS || m->first_row > 2 * MODEL_MAX_POSITIONS) {
         return status_fail(STATUS_INVALID, "plan: begin of slot %u: %zu prompt tokens, %u rows",
                            m->slot, m->n_prompt, m->max_rows);
     }
@@ -202,6 +203,7 @@ static status read_begin(struct plan_begin *out, const Winnow__V1__PlanBegin *m,
     out->prompt = m->prompt;
     out->trace = m->trace;
     out->max_rows = m->max_rows;
+    out->first_row = m->first_row;
     read_sampling(&out->sampling, m->sampling, m->sample);
     return method_from_wire(&out->params, m->compression, config, METHOD_UNSPECIFIED);
 }

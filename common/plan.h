@@ -20,7 +20,16 @@ enum plan_limits {
     PLAN_MAX_SLOTS = 1024,  /* sequences alive in one group */
     PLAN_MAX_DECODE = 64,   /* rows of one decode step: the kernels fix their order up to here */
     PLAN_MAX_ADVANCE = 256, /* slices of one plan */
+    PLAN_MAX_PROMPTS = 4,   /* sequences of one group in their prompt phase */
+    PLAN_ROW_STEP = 32,     /* a prompt's first row is a multiple of this */
 };
+
+/* Rows of prompt memory (residual stream, one layer's K/V) that the prompts in their prompt phase
+ * share: the longest prompt and, beside it, short ones. */
+static inline uint32_t plan_prompt_rows(uint32_t max_context)
+{
+    return (max_context + max_context / 4 + PLAN_ROW_STEP - 1) / PLAN_ROW_STEP * PLAN_ROW_STEP;
+}
 
 enum trace_flag { TRACE_SELECTED = 1, TRACE_PROMPT_LOGITS = 2, TRACE_STEP_LOGITS = 4 };
 
@@ -30,8 +39,9 @@ struct plan_begin {
     const uint32_t *prompt; /* [n_prompt], every id below the vocabulary size */
     struct method_params params;
     struct sampling sampling;
-    uint32_t trace;    /* of enum trace_flag */
-    uint32_t max_rows; /* tokens that decode may append: max_tokens - 1 */
+    uint32_t trace;     /* of enum trace_flag */
+    uint32_t max_rows;  /* tokens that decode may append: max_tokens - 1 */
+    uint32_t first_row; /* of the prompt memory; its n_prompt rows are no other prompt's */
 };
 
 struct plan_advance {

@@ -48,9 +48,7 @@ static void job_detach(struct scheduler *s, struct job *job)
             sequence_free(s, &job->sequences[i]);
         }
     }
-    if (group->prefill == job) {
-        group->prefill = NULL;
-    }
+    group_drop_prompt(group, job);
     group->n_jobs--;
     s->n_running--;
     group_changed(s, group);
@@ -124,7 +122,8 @@ void job_report(struct scheduler *s, struct job *job, double now)
 
 /* ---- admission ---- */
 
-static void admit(struct scheduler *s, struct job *job, struct group *group, double now)
+static void admit(struct scheduler *s, struct job *job, struct group *group, bool passes,
+                  double now)
 {
     list_remove(&job->link);
     list_append(&group->jobs, &job->link);
@@ -143,9 +142,27 @@ static void admit(struct scheduler *s, struct job *job, struct group *group, dou
     job->admitted_ms = now;
     job->progress.phase = PHASE_PREFILL;
     job->progress.queue_position = 0;
-    group->prefill = job;
+    group_add_prompt(s, group, job, passes);
     group_changed(s, group);
     job_report(s, job, now);
+}
+
+/* How many behind the head of the queue are looked at after an event. */
+enum { LOOK_PAST = 32 };
+
+/* While the head of the queue waits for a long prompt to be read, short ones behind it need not. */
+static void let_pass(struct scheduler *s, const struct job *head, double now)
+{
+    struct link *at = head->link.next;
+
+    for (int looked = 0; at != &s->queue && looked < LOOK_PAST; looked++) {
+        struct job *job = HOLDER_OF(at, struct job, link);
+        struct group *group = group_to_pass(s, job, head);
+        at = at->next;
+        if (group) {
+            admit(s, job, group, true, now);
+        }
+    }
 }
 
 /* After every event: the head of the queue goes where there is room. */
@@ -155,8 +172,9 @@ void scheduler_settle(struct scheduler *s, double now)
         struct job *job = HOLDER_OF(s->queue.next, struct job, link);
         struct group *group = group_for_job(s, job);
         if (group) {
-            admit(s, job, group, now);
+            admit(s, job, group, false, now);
         } else if (s->n_ready == 0 || job_can_ever_fit(s, job)) {
+            let_pass(s, job, now);
             return;
         } else { /* the group that was large enough is lost */
             struct failure failure;

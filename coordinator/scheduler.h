@@ -7,11 +7,12 @@
  * under a virtual clock.
  *
  * Requests are served first come, first served over all groups.  The head of the queue is
- * admitted as soon as one group has pages for its worst case on every rank and no prompt left
- * to prefill; nobody overtakes it, and nothing that runs is ever evicted.  Each plan carries
- * the slices of one prompt, as many as fit a time, and one decode step of the live sequences
- * (in turn, when there are more than fit a step).  Plans leave `look_ahead` at a time: what was
- * computed past the end of a sample is dropped here.
+ * admitted as soon as one group has pages for its worst case on every rank and rows of the prompt
+ * memory for its prompt; who passes it meanwhile takes nothing that it waits for, and nothing
+ * that runs is ever evicted.  Each plan carries the slices of one prompt, as many as fit a time
+ * (the oldest and the one with the least left take turns), and one decode step of the live
+ * sequences (in turn, when there are more than fit a step).  Plans leave `look_ahead` at a time:
+ * what was computed past the end of a sample is dropped here.
  *
  * Times are milliseconds on any one clock.  Sink calls come from within the event; they must
  * not call the scheduler.

@@ -27,7 +27,7 @@ static uint64_t head_pages(const struct scheduler *s, const uint32_t *pages)
 void group_changed(struct scheduler *s, struct group *group)
 {
     heap_remove(&s->open, &group->open);
-    if (group->ready && !group->prefill) {
+    if (group->ready && group->n_prompts < PLAN_MAX_PROMPTS) {
         group->open.key = -(int64_t)head_pages(s, group->free);
         group->open.tie = group->index;
         heap_insert(&s->open, &group->open);
@@ -86,6 +86,91 @@ bool job_can_ever_fit(struct scheduler *s, struct job *job)
     return found;
 }
 
+/* ---- prompt memory ---- */
+
+enum { NO_ROW = UINT32_MAX };
+
+/* The lowest run of free rows at or behind `least` that holds the prompt. */
+static uint32_t find_rows(const struct scheduler *s, const struct group *group, uint32_t least,
+                          uint32_t n_prompt)
+{
+    uint32_t first = (least + PLAN_ROW_STEP - 1) / PLAN_ROW_STEP * PLAN_ROW_STEP;
+    bool moved = true;
+
+    while (moved) {
+        moved = false;
+        for (uint32_t i = 0; i < PLAN_MAX_PROMPTS; i++) {
+            const struct prompt *other = &group->prompts[i];
+            uint32_t end = other->job ? other->first_row + other->job->request->n_prompt : 0;
+            if (other->job && first < end && other->first_row < first + n_prompt) {
+                first = (end + PLAN_ROW_STEP - 1) / PLAN_ROW_STEP * PLAN_ROW_STEP;
+                moved = true;
+            }
+        }
+    }
+    return first + n_prompt <= plan_prompt_rows(s->config.max_context) ? first : NO_ROW;
+}
+
+/* Who passes the head of the queue stays behind the rows that the head may need. */
+static uint32_t least_row(const struct scheduler *s, bool passes)
+{
+    return passes ? s->config.max_context : 0;
+}
+
+void group_add_prompt(const struct scheduler *s, struct group *group, struct job *job, bool passes)
+{
+    struct prompt *prompt = group->prompts;
+
+    while (prompt->job) {
+        prompt++;
+        assert(prompt < group->prompts + PLAN_MAX_PROMPTS);
+    }
+    *prompt = (struct prompt){
+        .job = job,
+        .first_row = find_rows(s, group, least_row(s, passes), job->request->n_prompt),
+        .number = group->n_admitted++,
+    };
+    assert(prompt->first_row != NO_ROW);
+    group->n_prompts++;
+}
+
+void group_drop_prompt(struct group *group, const struct job *job)
+{
+    for (uint32_t i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        if (group->prompts[i].job == job) {
+            group->prompts[i].job = NULL;
+            group->n_prompts--;
+        }
+    }
+}
+
+static bool has_room(const struct scheduler *s, const struct group *group, const struct job *job,
+                     bool passes)
+{
+    return group->n_free_slots >= job->request->n_samples && fits(s, job, group->free) &&
+           find_rows(s, group, least_row(s, passes), job->request->n_prompt) != NO_ROW;
+}
+
+/* A group where the job can start although the head of the queue cannot, and takes nothing that the
+ * head waits for: neither its pages nor its rows nor the last place for a prompt. */
+struct group *group_to_pass(struct scheduler *s, const struct job *job, const struct job *head)
+{
+    for (size_t i = 1; i <= s->open.n; i++) {
+        struct group *group = HOLDER_OF(s->open.nodes[i], struct group, open);
+        bool both = group->n_prompts < PLAN_MAX_PROMPTS - 1 && has_room(s, group, job, true) &&
+                    group->n_free_slots >= job->request->n_samples + head->request->n_samples;
+        for (int rank = 0; rank < s->config.ranks && both; rank++) {
+            both = pages_on_rank(s, job, rank) * job->request->n_samples +
+                       pages_on_rank(s, head, rank) * head->request->n_samples <=
+                   group->free[rank];
+        }
+        if (both) {
+            return group;
+        }
+    }
+    return NULL;
+}
+
 /* The open group with the most room, if it has enough. */
 struct group *group_for_job(struct scheduler *s, const struct job *job)
 {
@@ -98,7 +183,7 @@ struct group *group_for_job(struct scheduler *s, const struct job *job)
     /* The first one, unless it lacks slots; where heads differ the order is not exact either. */
     for (size_t i = 1; i <= s->open.n; i++) {
         struct group *group = HOLDER_OF(s->open.nodes[i], struct group, open);
-        if (group->n_free_slots >= job->request->n_samples && fits(s, job, group->free)) {
+        if (has_room(s, group, job, false)) {
             return group;
         }
     }

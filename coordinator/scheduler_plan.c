@@ -42,15 +42,15 @@ static void plan_decode_step(struct scheduler *s, struct group *group, struct pl
     }
 }
 
-static void plan_begin_sample(struct scheduler *s, struct group *group, struct plan *plan)
+static void plan_begin_sample(struct scheduler *s, struct prompt *prompt, struct plan *plan)
 {
-    struct job *job = group->prefill;
+    struct job *job = prompt->job;
     const struct request *request = job->request;
     struct sequence *sequence = &job->sequences[job->next_sample];
 
     sequence->begin_plan = plan->number;
-    slices_begin(&group->walk, &request->params, s->config.model, (int)request->n_prompt);
-    group->walked = 0;
+    slices_begin(&prompt->walk, &request->params, s->config.model, (int)request->n_prompt);
+    prompt->walked = 0;
     s->begin = (struct plan_begin){
         .slot = sequence->slot,
         .n_prompt = request->n_prompt,
@@ -59,40 +59,63 @@ static void plan_begin_sample(struct scheduler *s, struct group *group, struct p
         .sampling = request->sampling,
         .trace = request->trace,
         .max_rows = request->sampling.max_tokens - 1,
+        .first_row = prompt->first_row,
     };
     s->begin.sampling.sample = sequence->sample;
     plan->begin = &s->begin;
     plan->n_begin = 1;
 }
 
-/* The next slices of the group's prompt, as many as fit the time; at least one. */
+/* In turn the oldest, so that none starves, and the one with the least left, so that a short prompt
+ * does not wait for a long one. */
+static struct prompt *next_prompt(struct group *group)
+{
+    struct prompt *best = NULL;
+
+    for (uint32_t i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        struct prompt *prompt = &group->prompts[i];
+        if (!prompt->job) {
+            continue;
+        }
+        bool older = best && prompt->number < best->number;
+        bool shorter = best && prompt->job->work - prompt->walked < best->job->work - best->walked;
+        if (!best || (group->oldest_next ? older : shorter)) {
+            best = prompt;
+        }
+    }
+    group->oldest_next = !group->oldest_next;
+    return best;
+}
+
+/* The next slices of one prompt, as many as fit the time; at least one. */
 static void plan_prefill(struct scheduler *s, struct group *group, struct plan *plan,
                          struct flight *flight)
 {
-    struct job *job = group->prefill;
+    struct prompt *prompt = next_prompt(group);
+    struct job *job = prompt->job;
     struct sequence *sequence = &job->sequences[job->next_sample];
     double most = s->config.prefill_ms * group->work_per_ms;
     struct slice slice = {0};
 
     if (!sequence->begin_plan) {
-        plan_begin_sample(s, group, plan);
+        plan_begin_sample(s, prompt, plan);
     }
     s->advance = (struct plan_advance){.slot = sequence->slot};
     do {
-        bool more = slices_next(&group->walk, &slice);
+        bool more = slices_next(&prompt->walk, &slice);
         assert(more);
         flight->work += slice_work(s->config.model, &slice);
         s->advance.slices++;
-    } while (group->walk.next.end != 0 && s->advance.slices < PLAN_MAX_ADVANCE &&
-             flight->work + slice_work(s->config.model, &group->walk.next) <= most);
+    } while (prompt->walk.next.end != 0 && s->advance.slices < PLAN_MAX_ADVANCE &&
+             flight->work + slice_work(s->config.model, &prompt->walk.next) <= most);
     plan->advance = &s->advance;
     plan->n_advance = 1;
-    group->walked += flight->work;
+    prompt->walked += flight->work;
     flight->advanced = sequence;
-    flight->work_done = group->walked;
+    flight->work_done = prompt->walked;
     flight->layer = (uint32_t)slice.nth_layer;
     flight->tokens_done = (uint32_t)slice.end;
-    if (group->walk.next.end != 0) {
+    if (prompt->walk.next.end != 0) {
         return;
     }
     flight->n_tokens = 1; /* the last slice chooses the first token */
@@ -102,14 +125,14 @@ static void plan_prefill(struct scheduler *s, struct group *group, struct plan *
     }
     job->next_sample++;
     if (job->next_sample == job->request->n_samples) {
-        group->prefill = NULL;
+        group_drop_prompt(group, job);
     }
 }
 
 static bool has_work(const struct scheduler *s, const struct group *group)
 {
     return group->ready && group->n_flights < s->config.look_ahead &&
-           (group->prefill || group->n_release || !list_empty(&group->decode));
+           (group->n_prompts || group->n_release || !list_empty(&group->decode));
 }
 
 static void plan_group(struct scheduler *s, struct group *group, struct plan *plan)
@@ -120,7 +143,7 @@ static void plan_group(struct scheduler *s, struct group *group, struct plan *pl
     *flight = (struct flight){0};
     plan_release(s, group, plan);
     plan_decode_step(s, group, plan); /* before a prompt ends in this plan and joins */
-    if (group->prefill) {
+    if (group->n_prompts) {
         plan_prefill(s, group, plan, flight);
     }
     flight->n_tokens += plan->n_decode;
@@ -133,13 +156,13 @@ bool scheduler_next_plan(struct scheduler *s, uint32_t *index, struct plan *plan
 {
     while (!list_empty(&s->dirty)) {
         struct group *group = HOLDER_OF(s->dirty.next, struct group, dirty);
-        bool had_prefill = group->prefill != NULL;
+        uint32_t prompts = group->n_prompts;
         if (!has_work(s, group)) {
             list_remove(&group->dirty);
             continue;
         }
         plan_group(s, group, plan);
-        if (had_prefill && !group->prefill) {
+        if (group->n_prompts < prompts) {
             group_changed(s, group);
         }
         *index = group->index;

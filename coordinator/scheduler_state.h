@@ -51,6 +51,16 @@ struct job {
     struct sequence sequences[];
 };
 
+/* A job that has samples whose prefill is not wholly planned, and its part of the group's prompt
+ * memory. */
+struct prompt {
+    struct job *job;    /* NULL: free */
+    uint32_t first_row; /* of n_prompt */
+    uint64_t number;    /* in the order of admission */
+    struct slices walk; /* of its next sample, once begun */
+    double walked;      /* work of the slices taken from walk */
+};
+
 /* A plan whose result is not back. */
 struct flight {
     struct sequence *advanced; /* NULL: none, or ended since */
@@ -66,7 +76,7 @@ struct group {
     bool ready;
     bool listed; /* in scheduler.dirty */
     struct link dirty;
-    struct heap_node open; /* in scheduler.open while ready and without a prefill */
+    struct heap_node open; /* in scheduler.open while ready and room for a prompt */
     uint64_t epoch;
     uint64_t number; /* of the next plan */
     uint32_t *pages; /* [ranks], of the pool */
@@ -74,9 +84,10 @@ struct group {
     uint64_t page_bytes;
     struct link jobs;
     uint32_t n_jobs;
-    struct job *prefill; /* has samples whose prefill is not wholly planned */
-    struct slices walk;  /* of its next sample, once begun */
-    double walked;       /* work of the slices taken from walk */
+    struct prompt prompts[PLAN_MAX_PROMPTS];
+    uint32_t n_prompts;
+    uint64_t n_admitted;
+    bool oldest_next; /* the next slices are of the oldest prompt, else of the shortest */
     struct link decode;
     uint32_t n_free_slots, n_release;
     struct flight flights[SCHEDULER_MAX_LOOK_AHEAD]; /* by plan number */
@@ -123,6 +134,9 @@ void scheduler_settle(struct scheduler *s, double now);
 /* scheduler_group.c */
 void group_changed(struct scheduler *s, struct group *group);
 struct group *group_for_job(struct scheduler *s, const struct job *job);
+struct group *group_to_pass(struct scheduler *s, const struct job *job, const struct job *head);
+void group_add_prompt(const struct scheduler *s, struct group *group, struct job *job, bool passes);
+void group_drop_prompt(struct group *group, const struct job *job);
 void group_take_pages(struct scheduler *s, struct group *group, const struct job *job);
 void group_give_pages(struct scheduler *s, struct group *group, const struct job *job);
 bool job_can_ever_fit(struct scheduler *s, struct job *job);

@@ -1,42 +1,51 @@
 #include "worker/columns.h"
 
-static size_t floats(const struct model *model, int max_context)
+static size_t floats(const struct model *model, int prompt_rows)
 {
-    return (size_t)model->split.query_heads * (size_t)max_context;
+    return (size_t)model->split.query_heads * (size_t)prompt_rows;
 }
 
-uint64_t columns_bytes(const struct model *model, int max_context)
+uint64_t columns_bytes(const struct model *model, int prompt_rows)
 {
-    return 2 * floats(model, max_context) * sizeof(float);
+    return 2 * floats(model, prompt_rows) * sizeof(float);
 }
 
-status columns_create(struct columns *columns, const struct member *member)
+status columns_create(struct columns *memory, const struct member *member)
 {
-    size_t bytes = floats(member->model, member->max_context) * sizeof(float);
-    void *memory;
-    status st = device_alloc(member->dev, &memory, bytes, "column sums");
+    size_t bytes = floats(member->model, member->prompt_rows) * sizeof(float);
+    void *sums;
+    status st = device_alloc(member->dev, &sums, bytes, "column sums");
 
     if (st) {
         return st;
     }
-    columns->all = memory;
-    st = device_alloc(member->dev, &memory, bytes, "local column sums");
+    memory->all = sums;
+    st = device_alloc(member->dev, &sums, bytes, "local column sums");
     if (!st) {
-        columns->near = memory;
+        memory->near = sums;
     }
     return st;
 }
 
-void columns_destroy(struct columns *columns, struct device *dev)
+void columns_destroy(struct columns *memory, struct device *dev)
 {
-    device_free(dev, columns->all);
-    device_free(dev, columns->near);
+    device_free(dev, memory->all);
+    device_free(dev, memory->near);
 }
 
-void columns_begin(struct columns *columns, const struct method_params *params, int n_prompt)
+void columns_begin(struct columns *columns, const struct columns *memory,
+                   const struct member *member, const struct sequence *sequence)
 {
-    columns->wanted = method_sums_columns(params, n_prompt);
-    columns->n_near = params->method == METHOD_FASTGEN ? method_fastgen_local(params, n_prompt) : 0;
+    const struct method_params *params = &sequence->params;
+    size_t offset = (size_t)sequence->first_row * (size_t)member->model->split.query_heads;
+
+    *columns = (struct columns){
+        .all = memory->all + offset,
+        .near = memory->near + offset,
+        .wanted = method_sums_columns(params, sequence->n_prompt),
+        .n_near =
+            params->method == METHOD_FASTGEN ? method_fastgen_local(params, sequence->n_prompt) : 0,
+    };
 }
 
 status columns_add(const struct columns *columns, const struct member *member,

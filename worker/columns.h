@@ -9,24 +9,25 @@
 #define WORKER_COLUMNS_H
 
 #include "worker/member.h"
+#include "worker/sequence.h"
 
 struct columns {
     float *all;  /* (query heads, rows of the layer) */
     float *near; /* likewise, of pairs less than n_near apart */
-
-    /* One prompt. */
     bool wanted;
     int n_near; /* 0: near is not wanted */
 };
 
-/* Bytes of device memory for a prompt of any length. */
-uint64_t columns_bytes(const struct model *model, int max_context);
+/* Bytes of device memory for prompts that share so many rows. */
+uint64_t columns_bytes(const struct model *model, int prompt_rows);
 
-status columns_create(struct columns *columns, const struct member *member);
-void columns_destroy(struct columns *columns, struct device *dev);
+/* The memory of all prompts. */
+status columns_create(struct columns *memory, const struct member *member);
+void columns_destroy(struct columns *memory, struct device *dev);
 
-/* What the method needs for a prompt of this length. */
-void columns_begin(struct columns *columns, const struct method_params *params, int n_prompt);
+/* What the method needs for a prompt of this length, in the part of `memory` that is its. */
+void columns_begin(struct columns *columns, const struct columns *memory,
+                   const struct member *member, const struct sequence *sequence);
 
 /* Query rows in scratch, rotated: rows first_row.. of a layer of `rows_in_layer`, whose keys up to
  * theirs are there. */

@@ -17,7 +17,7 @@ struct engine {
     struct member member;
     struct kvcache *cache;
     struct sampler *sampler;
-    struct prompt_phase *phase; /* one prompt at a time */
+    struct prompt_phases *phases;
     struct results results;
     struct sequence sequences[PLAN_MAX_SLOTS];
 };
@@ -45,7 +45,8 @@ struct engine_memory engine_memory(const struct model *model, enum dtype dtype,
     struct engine_memory out;
     uint64_t rest;
 
-    prompt_phase_bytes(model, dtype, config->max_context, &out.hidden, &out.layer_kv, &rest);
+    prefill_bytes(model, dtype, (int)plan_prompt_rows((uint32_t)config->max_context), &out.hidden,
+                  &out.layer_kv, &rest);
     out.step =
         rest + scratch_bytes(model, dtype, config->max_context, ranks) + sampler_bytes(ranks);
     out.pool = (uint64_t)kvcache_pages_for(&cache, dtype) * kvcache_page_bytes(&cache, dtype);
@@ -67,6 +68,7 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
         .model = model,
         .comm = comm,
         .max_context = config->max_context,
+        .prompt_rows = (int)plan_prompt_rows((uint32_t)config->max_context),
         .check_selection = config->check_selection,
     };
     st = scratch_create(&engine->member.scratch, dev, model, config->max_context, comm_size(comm));
@@ -77,7 +79,7 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
         st = sampler_create(&engine->sampler, &engine->member);
     }
     if (!st) {
-        st = prompt_phase_create(&engine->phase, &engine->member, engine->cache);
+        st = prefill_create(&engine->phases, &engine->member, engine->cache);
     }
     if (st) {
         engine_close(engine);
@@ -93,7 +95,7 @@ void engine_close(struct engine *engine)
         return;
     }
     results_reset(&engine->results);
-    prompt_phase_destroy(engine->phase);
+    prefill_destroy(engine->phases);
     sampler_destroy(engine->sampler);
     kvcache_destroy(engine->cache);
     scratch_destroy(engine->member.scratch);
@@ -144,8 +146,9 @@ static status release_slot(struct engine *engine, uint32_t slot)
         return status_fail(STATUS_INTERNAL, "slot %u is not in use", slot);
     }
     sequence = &engine->sequences[slot];
-    if (prefill_sequence(engine->phase) == sequence) {
-        prefill_reset(engine->phase);
+    struct prompt_phase *phase = prefill_find(engine->phases, sequence);
+    if (phase) {
+        prefill_end(phase);
     }
     kvcache_release(engine->cache, (int)slot);
     device_free(engine->member.dev, sequence->ranked);
@@ -229,6 +232,7 @@ static status begin_slot(struct engine *engine, const struct plan_begin *begin)
         .trace = begin->trace,
         .prompt = prompt,
         .n_prompt = (int)begin->n_prompt,
+        .first_row = (int)begin->first_row,
         .max_rows = (int)begin->max_rows,
     };
     st = sequence_own_lists(sequence);
@@ -289,7 +293,8 @@ static status choose_tokens(struct engine *engine, struct sequence *const *rows,
 
 /* Prompts. */
 
-static void report_prompt(struct engine *engine, const struct sequence *sequence)
+static void report_prompt(struct engine *engine, const struct sequence *sequence,
+                          struct prompt_phase *phase)
 {
     const struct model *model = engine->member.model;
     struct cache_heads heads = member_cache_heads(&engine->member, &sequence->params);
@@ -312,7 +317,7 @@ static void report_prompt(struct engine *engine, const struct sequence *sequence
         prompt.kv_bytes_full =
             layers * (uint64_t)model->split.kv_heads * (uint64_t)sequence->n_prompt * row_bytes;
     }
-    results_prompt_take(&engine->results, &prompt, prefill_take_trace(engine->phase));
+    results_prompt_take(&engine->results, &prompt, prefill_take_trace(phase));
 }
 
 /* When a sequence has all the rows it may get: what its method left of them. */
@@ -332,10 +337,11 @@ static status report_live(struct engine *engine, const struct sequence *sequence
     return st;
 }
 
-static status finish_prompt(struct engine *engine, struct sequence *sequence)
+static status finish_prompt(struct engine *engine, struct sequence *sequence,
+                            struct prompt_phase *phase)
 {
-    report_prompt(engine, sequence);
-    prefill_reset(engine->phase);
+    report_prompt(engine, sequence, phase);
+    prefill_end(phase);
     free(sequence->prompt);
     sequence->prompt = NULL;
     sequence->state = SEQUENCE_LIVE;
@@ -352,22 +358,18 @@ static status advance_slot(struct engine *engine, const struct plan_advance *adv
     if (!sequence) {
         return st;
     }
-    const struct sequence *current = prefill_sequence(engine->phase);
-    if (current && current != sequence) {
-        return status_fail(STATUS_INTERNAL, "slot %u: slot %d is in its prompt phase",
-                           advance->slot, current->slot);
-    }
-    if (!current) {
-        st = prefill_begin(engine->phase, sequence);
+    struct prompt_phase *phase = prefill_find(engine->phases, sequence);
+    if (!phase) {
+        st = prefill_begin(engine->phases, sequence, &phase);
     }
     for (uint32_t i = 0; !st && i < advance->slices; i++) {
         if (done) {
             return status_fail(STATUS_INTERNAL, "slot %u: %u slices are more than are left",
                                advance->slot, advance->slices);
         }
-        st = prefill_slice(engine->phase, &done);
+        st = prefill_slice(phase, &done);
     }
-    return st || !done ? st : finish_prompt(engine, sequence);
+    return st || !done ? st : finish_prompt(engine, sequence, phase);
 }
 
 /* Decode. */

@@ -18,6 +18,7 @@ struct member {
     struct comm *comm;
     struct scratch *scratch;
     int max_context;
+    int prompt_rows; /* of the prompt memory: plan_prompt_rows() */
     bool check_selection;
     uint64_t shared_hash; /* of this step's choices that every rank makes alike */
     double scoring_ms;    /* of this step: what a method needs beyond FULL to choose rows */

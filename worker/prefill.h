@@ -6,8 +6,8 @@
  * the residual stream plus one layer's K/V, whatever the depth, and nothing is approximated.
  * The work is cut as common/slices.h says.
  *
- * A struct prompt_phase holds what one prompt needs between slices.  Several may exist, each
- * with one prompt at its own layer.
+ * Several prompts may be in their prompt phase, each at its own layer.  They share the memory
+ * by rows: the coordinator says at which row a prompt begins (plan_begin.first_row).
  */
 #ifndef WORKER_PREFILL_H
 #define WORKER_PREFILL_H
@@ -17,25 +17,29 @@
 #include "worker/sequence.h"
 #include "worker/trace.h"
 
-struct prompt_phase;
+struct prompt_phases; /* the memory, and the prompts in it */
+struct prompt_phase;  /* one of these */
 
 /* Bytes of device memory: the residual stream, one layer's K/V, and the rest. */
-void prompt_phase_bytes(const struct model *model, enum dtype dtype, int max_context,
-                        uint64_t *hidden, uint64_t *layer_kv, uint64_t *rest);
+void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows, uint64_t *hidden,
+                   uint64_t *layer_kv, uint64_t *rest);
 
-status prompt_phase_create(struct prompt_phase **out, struct member *member, struct kvcache *cache);
-void prompt_phase_destroy(struct prompt_phase *phase); /* NULL is fine */
+status prefill_create(struct prompt_phases **out, struct member *member, struct kvcache *cache);
+void prefill_destroy(struct prompt_phases *all); /* NULL is fine */
 
-/* Takes up a sequence, whose slot of the cache is open; it is borrowed until the end or reset. */
-status prefill_begin(struct prompt_phase *phase, struct sequence *sequence);
+/* Takes up a sequence, whose slot of the cache is open; it is borrowed until prefill_end(). */
+status prefill_begin(struct prompt_phases *all, struct sequence *sequence,
+                     struct prompt_phase **out);
+
+/* The phase of a sequence; NULL: it has none. */
+struct prompt_phase *prefill_find(struct prompt_phases *all, const struct sequence *sequence);
 
 /* Runs one slice.  After the last one the logits of the prompt's last row are in scratch. */
 status prefill_slice(struct prompt_phase *phase, bool *done);
 
 /* Forgets the sequence, finished or not. */
-void prefill_reset(struct prompt_phase *phase);
+void prefill_end(struct prompt_phase *phase);
 
-const struct sequence *prefill_sequence(const struct prompt_phase *phase); /* NULL: idle */
 struct trace *prefill_take_trace(struct prompt_phase *phase); /* NULL when not asked for */
 
 #endif

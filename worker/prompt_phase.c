@@ -2,121 +2,187 @@
 
 #include "worker/evict.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-void prompt_phase_bytes(const struct model *model, enum dtype dtype, int max_context,
-                        uint64_t *hidden, uint64_t *layer_kv, uint64_t *rest)
+void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows, uint64_t *hidden,
+                   uint64_t *layer_kv, uint64_t *rest)
 {
-    size_t context = (size_t)max_context;
+    size_t rows = (size_t)prompt_rows;
 
-    *hidden = context * (size_t)model->config.hidden * sizeof(float);
-    *layer_kv = 2 * context * phase_key_elements(model) * dtype_bytes(dtype);
-    *rest = 5 * context * sizeof(int32_t) +
-            WINDOW_ROWS * phase_query_elements(model) * dtype_bytes(dtype);
-    *rest += columns_bytes(model, max_context);
+    *hidden = rows * (size_t)model->config.hidden * sizeof(float);
+    *layer_kv = 2 * rows * phase_key_elements(model) * dtype_bytes(dtype);
+    *rest = 5 * rows * sizeof(int32_t);
+    *rest +=
+        (size_t)PLAN_MAX_PROMPTS * WINDOW_ROWS * phase_query_elements(model) * dtype_bytes(dtype);
+    *rest += columns_bytes(model, prompt_rows);
 }
 
-static status allocate(struct prompt_phase *phase)
+static size_t window_bytes(const struct member *member)
 {
-    struct member *member = phase->member;
-    size_t context = (size_t)member->max_context;
-    size_t keys = context * phase_key_elements(member->model) * phase_act_bytes(member);
-    size_t list = context * sizeof(int32_t);
+    return WINDOW_ROWS * phase_query_elements(member->model) * phase_act_bytes(member);
+}
+
+static status allocate(struct prompt_memory *memory, struct member *member)
+{
+    size_t rows = (size_t)member->prompt_rows;
+    size_t keys = rows * phase_key_elements(member->model) * phase_act_bytes(member);
+    size_t list = rows * sizeof(int32_t);
     const struct {
         void *field;
         size_t bytes;
         const char *what;
     } buffers[] = {
-        {&phase->residual, context * (size_t)member->model->config.hidden * sizeof(float),
+        {&memory->residual, rows * (size_t)member->model->config.hidden * sizeof(float),
          "residual stream"},
-        {&phase->k, keys, "keys of a layer"},
-        {&phase->v, keys, "values of a layer"},
-        {&phase->sums, list, "sums of scores"},
-        {&phase->ids, list, "prompt"},
-        {&phase->positions, list, "positions"},
-        {&phase->next_positions, list, "next positions"},
-        {&phase->chosen, list, "chosen rows"},
-        {&phase->window_q,
-         WINDOW_ROWS * phase_query_elements(member->model) * phase_act_bytes(member),
-         "window queries"},
+        {&memory->k, keys, "keys of a layer"},
+        {&memory->v, keys, "values of a layer"},
+        {&memory->sums, list, "sums of scores"},
+        {&memory->ids, list, "prompt"},
+        {&memory->positions, list, "positions"},
+        {&memory->next_positions, list, "next positions"},
+        {&memory->chosen, list, "chosen rows"},
+        {&memory->window_q, PLAN_MAX_PROMPTS * window_bytes(member), "window queries"},
     };
 
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
-        void *memory;
-        status st = device_alloc(member->dev, &memory, buffers[i].bytes, buffers[i].what);
+        void *data;
+        status st = device_alloc(member->dev, &data, buffers[i].bytes, buffers[i].what);
         if (st) {
             return st;
         }
-        memcpy(buffers[i].field, &memory, sizeof(memory));
+        memcpy(buffers[i].field, &data, sizeof(data));
     }
-    phase->host_positions = calloc(context, sizeof(int32_t));
-    phase->host_list = calloc(context, sizeof(int32_t));
-    phase->host_marks = calloc(context, sizeof(*phase->host_marks));
-    if (!phase->host_marks || !phase->host_positions || !phase->host_list) {
-        return status_fail(STATUS_EXHAUSTED, "prompt phase: out of memory");
+    memory->host_positions = calloc(rows, sizeof(int32_t));
+    memory->host_list = calloc(rows, sizeof(int32_t));
+    memory->host_marks = calloc(rows, sizeof(*memory->host_marks));
+    if (!memory->host_marks || !memory->host_positions || !memory->host_list) {
+        return status_fail(STATUS_EXHAUSTED, "prompt memory: out of memory");
     }
-    return columns_create(&phase->columns, member);
+    return columns_create(&memory->columns, member);
 }
 
-status prompt_phase_create(struct prompt_phase **out, struct member *member, struct kvcache *cache)
+status prefill_create(struct prompt_phases **out, struct member *member, struct kvcache *cache)
 {
-    struct prompt_phase *phase = calloc(1, sizeof(*phase));
+    struct prompt_phases *all = calloc(1, sizeof(*all));
 
-    if (!phase) {
-        return status_fail(STATUS_EXHAUSTED, "prompt phase: out of memory");
+    if (!all) {
+        return status_fail(STATUS_EXHAUSTED, "prompt memory: out of memory");
     }
-    phase->member = member;
-    phase->cache = cache;
-    status st = allocate(phase);
+    all->member = member;
+    status st = allocate(&all->memory, member);
     if (st) {
-        prompt_phase_destroy(phase);
+        prefill_destroy(all);
         return st;
     }
-    *out = phase;
+    for (size_t i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        all->phases[i] = (struct prompt_phase){
+            .member = member,
+            .cache = cache,
+            .window_q = (char *)all->memory.window_q + i * window_bytes(member),
+        };
+    }
+    *out = all;
     return STATUS_OK;
 }
 
-void prompt_phase_destroy(struct prompt_phase *phase)
+void prefill_destroy(struct prompt_phases *all)
 {
-    if (!phase) {
+    if (!all) {
         return;
     }
-    prefill_reset(phase);
-    device_free(phase->member->dev, phase->residual);
-    device_free(phase->member->dev, phase->k);
-    device_free(phase->member->dev, phase->v);
-    device_free(phase->member->dev, phase->sums);
-    device_free(phase->member->dev, phase->ids);
-    device_free(phase->member->dev, phase->positions);
-    device_free(phase->member->dev, phase->next_positions);
-    device_free(phase->member->dev, phase->chosen);
-    device_free(phase->member->dev, phase->window_q);
-    columns_destroy(&phase->columns, phase->member->dev);
-    free(phase->host_positions);
-    free(phase->host_list);
-    free(phase->host_marks);
-    free(phase);
+    struct prompt_memory *memory = &all->memory;
+    struct device *dev = all->member->dev;
+    for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        if (all->phases[i].sequence) {
+            prefill_end(&all->phases[i]);
+        }
+    }
+    device_free(dev, memory->residual);
+    device_free(dev, memory->k);
+    device_free(dev, memory->v);
+    device_free(dev, memory->sums);
+    device_free(dev, memory->ids);
+    device_free(dev, memory->positions);
+    device_free(dev, memory->next_positions);
+    device_free(dev, memory->chosen);
+    device_free(dev, memory->window_q);
+    columns_destroy(&memory->columns, dev);
+    free(memory->host_positions);
+    free(memory->host_list);
+    free(memory->host_marks);
+    free(all);
 }
 
 /* One prompt. */
 
-status prefill_begin(struct prompt_phase *phase, struct sequence *sequence)
+struct prompt_phase *prefill_find(struct prompt_phases *all, const struct sequence *sequence)
+{
+    for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        if (all->phases[i].sequence == sequence) {
+            return &all->phases[i];
+        }
+    }
+    return NULL;
+}
+
+/* Its rows lie in the memory and are no other prompt's. */
+static status check_rows(const struct prompt_phases *all, const struct sequence *sequence)
+{
+    int64_t first = sequence->first_row;
+    int64_t end = first + sequence->n_prompt;
+
+    if (first % PLAN_ROW_STEP || end > all->member->prompt_rows) {
+        return status_fail(STATUS_INTERNAL, "slot %d: rows %lld to %lld of %d", sequence->slot,
+                           (long long)first, (long long)end, all->member->prompt_rows);
+    }
+    for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        const struct sequence *other = all->phases[i].sequence;
+        if (other && first < (int64_t)other->first_row + other->n_prompt &&
+            other->first_row < end) {
+            return status_fail(STATUS_INTERNAL, "slot %d: its rows are slot %d's", sequence->slot,
+                               other->slot);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* The prompt's rows of the memory. */
+static void take_rows(struct prompt_phase *phase, const struct prompt_memory *memory,
+                      struct sequence *sequence)
+{
+    const struct member *member = phase->member;
+    size_t first = (size_t)sequence->first_row;
+    size_t keys = first * (size_t)member->model->config.head_dim * phase_act_bytes(member);
+
+    phase->sequence = sequence;
+    phase->residual = memory->residual + first * (size_t)member->model->config.hidden;
+    phase->k = (char *)memory->k + keys;
+    phase->v = (char *)memory->v + keys;
+    phase->sums = memory->sums + first;
+    phase->ids = memory->ids + first;
+    phase->positions = memory->positions + first;
+    phase->next_positions = memory->next_positions + first;
+    phase->chosen = memory->chosen + first;
+    phase->host_positions = memory->host_positions + first;
+    phase->host_list = memory->host_list + first;
+    phase->host_marks = memory->host_marks + first;
+    columns_begin(&phase->columns, &memory->columns, member, sequence);
+}
+
+static status begin(struct prompt_phase *phase)
 {
     struct member *member = phase->member;
+    struct sequence *sequence = phase->sequence;
     const struct model_config *config = &member->model->config;
     size_t list = (size_t)sequence->n_prompt * sizeof(int32_t);
     int window = method_score_rows(&sequence->params, sequence->n_prompt);
     status st;
 
-    assert(!phase->sequence && sequence->n_prompt <= member->max_context);
-    phase->sequence = sequence;
     phase->policy = policy_for(sequence->params.method);
     for (int i = 0; method_evicts(&sequence->params) && i < sequence->n_prompt; i++) {
         phase->host_marks[i] = evict_mark(&sequence->params, sequence->prompt[i]);
     }
-    columns_begin(&phase->columns, &sequence->params, sequence->n_prompt);
     slices_begin(&phase->cursor, &sequence->params, config, sequence->n_prompt);
     for (int i = 0; i < sequence->n_prompt; i++) {
         phase->host_positions[i] = i;
@@ -145,7 +211,25 @@ status prefill_begin(struct prompt_phase *phase, struct sequence *sequence)
     return st;
 }
 
-void prefill_reset(struct prompt_phase *phase)
+status prefill_begin(struct prompt_phases *all, struct sequence *sequence,
+                     struct prompt_phase **out)
+{
+    struct prompt_phase *phase = prefill_find(all, NULL);
+
+    if (!phase) {
+        return status_fail(STATUS_INTERNAL, "slot %d: %d prompts are in their prompt phase",
+                           sequence->slot, PLAN_MAX_PROMPTS);
+    }
+    status st = check_rows(all, sequence);
+    if (st) {
+        return st;
+    }
+    take_rows(phase, &all->memory, sequence);
+    *out = phase;
+    return begin(phase);
+}
+
+void prefill_end(struct prompt_phase *phase)
 {
     device_free(phase->member->dev, phase->long_window_q);
     device_free(phase->member->dev, phase->raw_k);
@@ -154,11 +238,6 @@ void prefill_reset(struct prompt_phase *phase)
     phase->long_window_q = NULL;
     phase->trace = NULL;
     phase->sequence = NULL;
-}
-
-const struct sequence *prefill_sequence(const struct prompt_phase *phase)
-{
-    return phase->sequence;
 }
 
 struct trace *prefill_take_trace(struct prompt_phase *phase)

@@ -1,5 +1,5 @@
 /*
- * prompt_phase.h - what one prompt needs between its slices; private to prefill*.c and
+ * prompt_phase.h - what prompts need between their slices; private to prefill*.c and
  * prompt_phase.c.
  *
  * prompt_phase.c owns the memory, prefill.c runs the slices, prefill_queries.c has the queries
@@ -18,32 +18,53 @@ enum {
     WINDOW_ROWS = 256,
 };
 
+/* Device memory that prompts share by rows; `rows` is member.prompt_rows.  Allocated once. */
+struct prompt_memory {
+    float *residual;         /* (rows, hidden) */
+    void *k, *v;             /* (kv heads, rows, head_dim) */
+    float *sums;             /* (rows) */
+    int32_t *ids;            /* (rows) */
+    int32_t *positions;      /* (rows) */
+    int32_t *next_positions; /* (rows) */
+    int32_t *chosen;         /* (rows) */
+    void *window_q;          /* (PLAN_MAX_PROMPTS, WINDOW_ROWS, query heads, head_dim) */
+    struct columns columns;
+    int32_t *host_positions; /* (rows) */
+    int32_t *host_list;      /* (rows) */
+    uint8_t *host_marks;     /* (rows) */
+};
+
+/* One prompt; its tensors are n_prompt rows of the memory, and heads lie phase_kv_stride() apart.
+ */
 struct prompt_phase {
     struct member *member;
     struct kvcache *cache;
-
-    /* Device memory for one prompt of any length, allocated once. */
-    float *residual;    /* (max_context, hidden); after a choice its rows are the chosen ones */
-    void *k, *v;        /* (kv heads, max_context, head_dim): the layer's, rotated */
-    float *sums;        /* (max_context): scores of a layer's rows, added up chunk by chunk */
-    int32_t *ids;       /* (max_context): of the rows that enter layer 0 */
-    int32_t *positions; /* (max_context): original positions of the rows */
-    int32_t *next_positions; /* (max_context): those of the chosen rows */
-    int32_t *chosen;         /* (max_context): rows that go on from a layer that drops some */
-    void *window_q;          /* (WINDOW_ROWS, query heads, head_dim) */
-    struct columns columns;  /* for methods that choose by all rows */
-    int32_t *host_positions; /* (max_context): mirror of positions */
-    uint8_t *host_marks;     /* (max_context): evict_mark() of the tokens */
-    int32_t *host_list;      /* (max_context): a list of rows, then of their positions */
-
-    /* One prompt. */
     struct sequence *sequence; /* NULL: idle */
     struct slices cursor;
     struct layer_rows counts; /* of the current layer */
     const struct policy *policy;
-    void *raw_k;         /* (kv heads, n_prompt, head_dim): before RoPE; NULL: not needed */
-    void *long_window_q; /* instead of window_q; NULL: not needed */
-    struct trace *trace; /* NULL: not asked for */
+
+    float *residual;         /* (rows, hidden); after a choice its rows are the chosen ones */
+    void *k, *v;             /* (kv heads, rows, head_dim): the layer's, rotated */
+    float *sums;             /* (rows): scores of a layer's rows, added up chunk by chunk */
+    int32_t *ids;            /* (rows): of the rows that enter layer 0 */
+    int32_t *positions;      /* (rows): original positions of the rows */
+    int32_t *next_positions; /* (rows): those of the chosen rows */
+    int32_t *chosen;         /* (rows): rows that go on from a layer that drops some */
+    void *window_q;          /* (WINDOW_ROWS, query heads, head_dim), its own */
+    struct columns columns;  /* for methods that choose by all rows */
+    int32_t *host_positions; /* (rows): mirror of positions */
+    int32_t *host_list;      /* (rows): a list of rows, then of their positions */
+    uint8_t *host_marks;     /* (rows): evict_mark() of the tokens */
+    void *raw_k;             /* (kv heads, n_prompt, head_dim): before RoPE; NULL: not needed */
+    void *long_window_q;     /* instead of window_q; NULL: not needed */
+    struct trace *trace;     /* NULL: not asked for */
+};
+
+struct prompt_phases {
+    struct member *member;
+    struct prompt_memory memory;
+    struct prompt_phase phases[PLAN_MAX_PROMPTS];
 };
 
 /* Sizes: bytes of an activation, elements of a row's keys and queries, elements between heads. */
@@ -64,7 +85,7 @@ static inline size_t phase_query_elements(const struct model *model)
 
 static inline size_t phase_kv_stride(const struct member *member)
 {
-    return (size_t)member->max_context * (size_t)member->model->config.head_dim;
+    return (size_t)member->prompt_rows * (size_t)member->model->config.head_dim;
 }
 
 static inline const struct layer_weights *phase_weights(const struct prompt_phase *phase, int layer)

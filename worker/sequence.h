@@ -23,6 +23,7 @@ struct sequence {
     uint32_t trace;  /* of enum trace_flag */
     int32_t *prompt; /* (n_prompt) */
     int n_prompt;
+    int first_row;     /* of the prompt memory */
     int max_rows;      /* that decode may append */
     int appended;      /* of these */
     int32_t token;     /* chosen last, not yet fed back */

@@ -38,6 +38,8 @@ struct sim_request {
     bool done[MAX_SAMPLES];
 };
 
+enum { MAX_CONTEXT = 1 << 20 };
+
 enum event_kind { ARRIVE, STEP_DONE, DIE, REVIVE, CANCEL, TICK };
 
 struct event {
@@ -51,6 +53,7 @@ struct sim_slot {
     bool used, decoding;
     uint64_t handle;
     uint32_t sample, produced, limit;
+    uint32_t first_row, n_prompt;
     uint32_t pages[RANKS];
     struct slices walk;
     struct method_params params;
@@ -242,6 +245,26 @@ static void fake_release(struct sim_group *group, uint32_t slot)
     group->slots[slot] = (struct sim_slot){0};
 }
 
+/* The prompt's rows are in the memory, and no other prompt's. */
+static void check_rows(const struct simulation *sim, const struct sim_group *group,
+                       const struct plan_begin *begin)
+{
+    uint32_t slots = sim->config.max_sequences ? sim->config.max_sequences : PLAN_MAX_SLOTS;
+    int prompts = 1;
+
+    CHECK(begin->first_row % PLAN_ROW_STEP == 0);
+    CHECK(begin->first_row + begin->n_prompt <= plan_prompt_rows(MAX_CONTEXT));
+    for (uint32_t i = 0; i < slots; i++) {
+        const struct sim_slot *other = &group->slots[i];
+        if (other->used && !other->decoding) {
+            prompts++;
+            CHECK(begin->first_row >= other->first_row + other->n_prompt ||
+                  other->first_row >= begin->first_row + begin->n_prompt);
+        }
+    }
+    CHECK(prompts <= PLAN_MAX_PROMPTS);
+}
+
 static void fake_begin(struct simulation *sim, struct sim_group *group,
                        const struct plan_begin *begin)
 {
@@ -250,7 +273,10 @@ static void fake_begin(struct simulation *sim, struct sim_group *group,
     uint32_t pages = 0;
 
     CHECK(!slot->used);
+    check_rows(sim, group, begin);
     *slot = (struct sim_slot){.used = true, .sample = begin->sampling.sample};
+    slot->first_row = begin->first_row;
+    slot->n_prompt = begin->n_prompt;
     slot->handle = begin->sampling.seed;
     slot->limit = begin->max_rows + 1;
     slot->params = begin->params;
@@ -474,7 +500,7 @@ static void sim_open(struct simulation *sim, const struct simulation_config *con
         .model = &simulation_model,
         .ranks = RANKS,
         .n_groups = config->groups,
-        .max_context = 1 << 20,
+        .max_context = MAX_CONTEXT,
         .queue_requests = config->queue_requests,
         .look_ahead = config->look_ahead,
         .max_sequences = config->max_sequences,

@@ -208,7 +208,8 @@ static void test_heads_that_differ_are_counted_rank_by_rank(void **state)
 
 static void test_a_full_queue_refuses_by_requests_and_by_tokens(void **state)
 {
-    struct scheduler *scheduler = open_one(100000, 2);
+    uint32_t pages = 126U * (uint32_t)(simulation_model.layers * simulation_model.kv_heads);
+    struct scheduler *scheduler = open_one(pages * 3 / 2, 2); /* for one of these requests */
     struct request request = make(1, 4000, 5);
     struct seen seen[4];
     bool retry;
@@ -330,15 +331,56 @@ static void test_a_lost_group_fails_what_runs_and_what_waits_for_it(void **state
     scheduler_close(scheduler);
 }
 
+/* One long prompt is read and the next waits for its rows: short ones behind them start, finish
+ * first, and take nothing from the waiting one. */
+static void test_short_prompts_pass_a_long_one_that_waits(void **state)
+{
+    struct scheduler *scheduler = open_one(100000, 10);
+    struct request requests[5] = {make(1, 4000, 5), make(2, 900, 5), make(3, 100, 5),
+                                  make(4, 100, 5), make(5, 100, 5)};
+    struct seen seen[5];
+    bool retry;
+
+    (void)state;
+    requests[1].n_prompt = 3900;
+    for (int i = 0; i < 5; i++) {
+        CHECK_OK(submit(scheduler, &requests[i], &seen[i], &retry));
+    }
+    CHECK(seen[0].last.phase == PHASE_PREFILL && seen[1].last.phase == PHASE_QUEUED);
+    CHECK(seen[2].last.phase == PHASE_PREFILL && seen[3].last.phase == PHASE_PREFILL);
+    CHECK(seen[4].last.phase == PHASE_QUEUED); /* the last place is the waiting one's */
+    for (uint64_t number = 1; seen[2].ended + seen[3].ended < 2; number++) {
+        struct plan plan = next(scheduler);
+        struct result_token tokens[PLAN_MAX_DECODE + 1];
+        struct step_result result = {.number = number, .tokens = tokens};
+        for (uint32_t i = 0; i < plan.n_begin; i++) {
+            bool is_long = plan.begin[i].n_prompt == 4000;
+            CHECK(is_long ? plan.begin[i].first_row == 0 : plan.begin[i].first_row >= 4096);
+        }
+        for (uint32_t i = 0; i < plan.n_decode; i++) {
+            tokens[result.n_tokens++] = (struct result_token){.slot = plan.decode[i], .id = 1};
+        }
+        uint32_t slot = plan.n_advance ? plan.advance[0].slot : 0;
+        if (scheduler_result(scheduler, 0, &result, (double)number)) {
+            tokens[result.n_tokens++] = (struct result_token){.slot = slot, .id = 1};
+            CHECK_OK(scheduler_result(scheduler, 0, &result, (double)number));
+        }
+        CHECK(number < 1000);
+    }
+    CHECK(!seen[0].ended && seen[1].last.phase == PHASE_QUEUED);
+    scheduler_close(scheduler);
+}
+
 static void test_deadlines_pass_in_the_queue_and_in_prefill(void **state)
 {
-    struct scheduler *scheduler = open_one(1000, 10);
+    struct scheduler *scheduler = open_one(2000, 10);
     struct request running = make(1, 1000, 50);
-    struct request waiting = make(2, 1000, 50);
+    struct request waiting = make(2, 4000, 50);
     struct seen seen[2];
     bool retry;
 
     (void)state;
+    running.n_prompt = 4000;
     running.deadline_ms = 100;
     waiting.deadline_ms = 60;
     CHECK_OK(submit(scheduler, &running, &seen[0], &retry));
@@ -488,6 +530,7 @@ int main(void)
         cmocka_unit_test(test_tokens_past_a_stop_are_dropped_and_the_slot_is_released),
         cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
         cmocka_unit_test(test_a_lost_group_fails_what_runs_and_what_waits_for_it),
+        cmocka_unit_test(test_short_prompts_pass_a_long_one_that_waits),
         cmocka_unit_test(test_deadlines_pass_in_the_queue_and_in_prefill),
         cmocka_unit_test(test_results_that_make_no_sense_are_errors),
         cmocka_unit_test(test_an_abort_keeps_what_there_is),

@@ -33,7 +33,7 @@ static void make_begin(struct plan_begin *begin, uint32_t *prompt, const struct 
     begin->params.granularity = i % 4 == 2 ? GRANULARITY_Q : GRANULARITY_KV;
     begin->params.retain_rate = 0.3;
     begin->params.tsp_rate = 0.5;
-    for (uint32_t t = 0; t < begin->n_prompt; t++) {
+    for (uint32_t t = 0; t < MAX_PROMPT; t++) {
         prompt[t] = (uint32_t)(i * 31 + (int)t * 17 + (int)(t * t) % 13) % VOCAB;
     }
 }
@@ -211,6 +211,124 @@ static void test_prompts_and_decode_interleave(void **state)
     }
 }
 
+/* Prompts of all methods in their prompt phase at the same time, four by four. */
+enum { PROMPTS = 12 };
+
+struct prompts_run {
+    int first; /* of four */
+    struct outcome alone[PLAN_MAX_PROMPTS];
+    struct outcome together[PLAN_MAX_PROMPTS];
+};
+
+static void make_prompt(struct plan_begin *begin, uint32_t *prompt, const struct model *model,
+                        int i)
+{
+    static const enum method methods[PROMPTS] = {
+        METHOD_FULL,    METHOD_FASTKV, METHOD_GEMFILTER,    METHOD_SNAPKV,
+        METHOD_ADAKV,   METHOD_HEADKV, METHOD_STREAMINGLLM, METHOD_H2O,
+        METHOD_FASTGEN, METHOD_FASTKV, METHOD_PYRAMIDINFER, METHOD_PYRAMIDKV};
+    static const float head_scores[MODEL_MAX_LAYERS * 64] = {3, 1, 2, 5, 1, 1, 4};
+
+    make_begin(begin, prompt, model, i);
+    begin->n_prompt = 24 + (uint32_t)i % 9;
+    begin->slot = (uint32_t)i;
+    begin->first_row = (uint32_t)(i % PLAN_MAX_PROMPTS) * PLAN_ROW_STEP;
+    method_defaults(&begin->params, methods[i], &model->config);
+    begin->params.retain_rate = 0.4;
+    begin->params.tsp_rate = 0.5;
+    begin->params.window = 4;
+    begin->params.pos_mode = i % 2 ? POSITION_ORIGINAL : POSITION_CACHE;
+    begin->params.head_scores = methods[i] == METHOD_HEADKV ? head_scores : NULL;
+    begin->params.n_head_scores =
+        methods[i] == METHOD_HEADKV ? model->config.layers * model->config.query_heads : 0;
+}
+
+/* One slice of each in turn, until all are done; then they decode. */
+static status prompts_together(struct bench *bench, const struct plan_begin *begin,
+                               struct outcome *out)
+{
+    struct step_result result;
+    status st = STATUS_OK;
+
+    for (int step = 0, left = PLAN_MAX_PROMPTS; !st && left > 0; step++) {
+        int i = step % PLAN_MAX_PROMPTS;
+        const struct plan_advance advance = {.slot = begin[i].slot, .slices = 1};
+        const struct plan plan = {.n_begin = step < PLAN_MAX_PROMPTS,
+                                  .begin = &begin[i],
+                                  .n_advance = 1,
+                                  .advance = &advance};
+        if (out[i].prompt_done) {
+            continue;
+        }
+        st = engine_step(bench->engine, &plan, &result);
+        if (!st) {
+            outcome_take(&out[i], &result, begin[i].slot);
+        }
+        left -= !st && out[i].prompt_done;
+    }
+    for (int step = 0; !st && step < STEPS; step++) {
+        uint32_t slots[PLAN_MAX_PROMPTS];
+        for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+            slots[i] = begin[i].slot;
+        }
+        st = bench_decode(bench, slots, PLAN_MAX_PROMPTS, &result);
+        for (int i = 0; !st && i < PLAN_MAX_PROMPTS; i++) {
+            outcome_take(&out[i], &result, begin[i].slot);
+        }
+    }
+    return st;
+}
+
+static status run_prompts(struct comm *comm, void *context)
+{
+    struct prompts_run *run = context;
+    struct plan_begin begin[PLAN_MAX_PROMPTS];
+    uint32_t prompts[PLAN_MAX_PROMPTS][MAX_PROMPT];
+    struct bench bench;
+    uint64_t used;
+    status st = bench_open(&bench, comm, &small);
+
+    for (int i = 0; !st && i < PLAN_MAX_PROMPTS; i++) {
+        make_prompt(&begin[i], prompts[i], bench.model, run->first + i);
+        st = bench_generate(&bench, &begin[i], &run->alone[i]);
+        if (!st) {
+            st = bench_release(&bench, begin[i].slot, &used);
+        }
+    }
+    if (!st) {
+        st = prompts_together(&bench, begin, run->together);
+    }
+    bench_close(&bench);
+    return st;
+}
+
+static void check_same_outcome(const struct outcome *a, const struct outcome *b)
+{
+    CHECK(a->n_tokens == STEPS + 1 && b->n_tokens == STEPS + 1);
+    assert_memory_equal(a->tokens, b->tokens, (STEPS + 1) * sizeof(*a->tokens));
+    CHECK(a->n_logits == b->n_logits && a->n_heads == b->n_heads && a->n_heads > 0);
+    assert_memory_equal(a->logits, b->logits, (size_t)a->n_logits * VOCAB * sizeof(*a->logits));
+    for (int i = 0; i < a->n_heads; i++) {
+        CHECK(a->heads[i].n == b->heads[i].n && a->heads[i].policy == b->heads[i].policy);
+        assert_memory_equal(a->heads[i].kept, b->heads[i].kept,
+                            a->heads[i].n * sizeof(*a->heads[i].kept));
+    }
+}
+
+static void test_prompts_of_all_methods_are_read_side_by_side(void **state)
+{
+    (void)state;
+    for (int first = 0; first < PROMPTS; first += PLAN_MAX_PROMPTS) {
+        struct prompts_run run = {.first = first};
+        group_run(1, run_prompts, &run);
+        for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+            check_same_outcome(&run.alone[i], &run.together[i]);
+            outcome_free(&run.alone[i]);
+            outcome_free(&run.together[i]);
+        }
+    }
+}
+
 /* A slot is released in each state and used again; in the end no page is taken. */
 static status run_releases(struct comm *comm, void *context)
 {
@@ -322,6 +440,13 @@ static status run_bad_plans(struct comm *comm, void *context)
     const struct plan_advance long_advance = {.slot = other, .slices = 10000};
     struct plan_begin second = begin;
     second.slot = other;
+    const uint32_t more = 10;
+    const struct plan_advance advance_more = {.slot = more, .slices = 1};
+    struct plan_begin crossing = begin;
+    crossing.slot = more;
+    struct plan_begin outside = begin;
+    outside.slot = more;
+    outside.first_row = 160;
     const struct {
         struct plan plan;
         const char *words;
@@ -333,6 +458,17 @@ static status run_bad_plans(struct comm *comm, void *context)
         {{.n_begin = 1, .begin = &begin}, "is live, not free"},
         {{.n_begin = 1, .begin = &second, .n_decode = 1, .decode = &other},
          "slot 9 is in its prompt phase, not live"},
+        {{.n_advance = 1, .advance = &advance, .n_decode = 1, .decode = &other},
+         "slot 9 is in its prompt phase, not live"},
+        {{.n_begin = 1, .begin = &crossing, .n_advance = 1, .advance = &advance_more},
+         "slot 10: its rows are slot 9's"},
+        {{.n_release = 1,
+          .release = &more,
+          .n_begin = 1,
+          .begin = &outside,
+          .n_advance = 1,
+          .advance = &advance_more},
+         "slot 10: rows 160 to"},
         {{.n_advance = 1, .advance = &long_advance}, "10000 slices are more than are left"},
     };
     if (!st) {
@@ -391,9 +527,9 @@ static status run_memory(struct comm *comm, void *context)
 
     (void)context;
     if (!st) {
-        /* llama-gqa: hidden 128, 4 KV heads of 16, float32. */
+        /* llama-gqa: hidden 128, 4 KV heads of 16, float32; prompt memory of 128 + 32 rows. */
         struct engine_memory memory = engine_memory(bench.model, DTYPE_F32, &config);
-        if (memory.hidden != 128 * 128 * 4 || memory.layer_kv != 2 * 128 * 4 * 16 * 4 ||
+        if (memory.hidden != 160 * 128 * 4 || memory.layer_kv != 2 * 160 * 4 * 16 * 4 ||
             memory.pool != engine_kv_bytes_total(bench.engine) || memory.pool > 16 << 20 ||
             memory.step == 0 ||
             (uint64_t)engine_pages_total(bench.engine) * ENGINE_PAGE_ROWS * (2 * 16 * 4 + 4) !=
@@ -417,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_float32_bits_do_not_depend_on_company),
         cmocka_unit_test(test_bf16_bits_do_not_depend_on_company),
         cmocka_unit_test(test_prompts_and_decode_interleave),
+        cmocka_unit_test(test_prompts_of_all_methods_are_read_side_by_side),
         cmocka_unit_test(test_released_slots_leave_no_pages),
         cmocka_unit_test(test_contradicting_plans_are_refused),
         cmocka_unit_test(test_a_pool_too_small_is_an_error_not_a_crash),
