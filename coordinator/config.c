@@ -11,10 +11,10 @@
 /* Options in the form in which they arrive; numbers are checked by their ranges. */
 struct raw {
     const char *dtype, *method, *log_format, *log_level, *config_file;
-    int64_t local_workers, tp, threads, max_context, queue_requests, queue_tokens;
+    int64_t local_workers, tp, threads, max_context, queue_requests, queue_tokens, itl_target_ms;
 };
 
-enum { N_OPTIONS = 20 };
+enum { N_OPTIONS = 21 };
 
 /* Of the free memory: KV pages of all local workers together. */
 static const double local_kv_share = 0.4;
@@ -48,6 +48,8 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
          "prompt + generated tokens; 0: the model's", 0, MODEL_MAX_POSITIONS},
         {"queue-requests", OPTION_INT, &raw->queue_requests, "N", "requests that may wait", 1,
          CONFIG_MAX_QUEUE_REQUESTS},
+        {"itl-target-ms", OPTION_INT, &raw->itl_target_ms, "N",
+         "time between two tokens of a sequence while prompts are read", 1, 60000},
         {"queue-tokens", OPTION_INT, &raw->queue_tokens, "N", "prompt tokens that may wait", 1,
          CONFIG_MAX_QUEUE_TOKENS},
         {"method", OPTION_STRING, &raw->method, "NAME", "for requests that name none", 0, 0},
@@ -129,6 +131,7 @@ static void settle_numbers(struct config *out, const struct raw *raw)
     out->max_context = (uint32_t)raw->max_context;
     out->queue_requests = (uint32_t)raw->queue_requests;
     out->queue_tokens = (uint64_t)raw->queue_tokens;
+    out->itl_target_ms = (double)raw->itl_target_ms;
     if (!out->worker_listen) {
         out->worker_listen = n > 0 ? "127.0.0.1:0" : "127.0.0.1:8601";
     }
@@ -143,6 +146,7 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
         .log_level = "info",
         .queue_requests = 256,
         .queue_tokens = 4 << 20,
+        .itl_target_ms = 100,
     };
     struct option table[N_OPTIONS];
 

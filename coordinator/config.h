@@ -31,6 +31,7 @@ struct config {
     uint32_t max_context;
     uint32_t queue_requests;
     uint64_t queue_tokens;
+    double itl_target_ms;
     enum method method;
     enum dtype dtype;
     enum log_level log_level;

@@ -645,6 +645,7 @@ static status open_scheduler(struct core *core)
         .max_context = config->max_context,
         .queue_requests = config->queue_requests,
         .queue_tokens = config->queue_tokens,
+        .itl_target_ms = config->itl_target_ms,
         .report_ms = SERVICE_PROGRESS_MS,
         .sink = {on_progress, on_token, on_sample_done, on_ended, core},
     };

@@ -135,6 +135,7 @@ static status open_service(struct coordinator *it)
         .max_context = config->max_context,
         .queue_requests = config->queue_requests,
         .queue_tokens = config->queue_tokens,
+        .itl_target_ms = config->itl_target_ms,
         .check_selection = config->check_selection,
         .worker_listen = config->worker_listen,
         .local =

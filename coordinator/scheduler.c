@@ -316,6 +316,26 @@ static status check_request(const struct scheduler *s, const struct request *req
     return STATUS_OK;
 }
 
+/* Behind everybody who may go first.  A level of priority is worth SCHEDULER_PRIORITY_MS of
+ * waiting, so the order never changes later, and nobody waits for ever. */
+static void enqueue(struct scheduler *s, struct job *job)
+{
+    struct link *before = s->queue.prev;
+    double priority = job->request->priority;
+    double most = SCHEDULER_MAX_PRIORITY;
+
+    priority = priority > most ? most : priority < -most ? -most : priority;
+    job->place = job->submitted_ms - priority * SCHEDULER_PRIORITY_MS;
+    s->n_queued++;
+    s->queued_tokens += job->request->n_prompt;
+    job->progress.queue_position = s->n_queued;
+    while (before != &s->queue && HOLDER_OF(before, struct job, link)->place > job->place) {
+        before = before->prev;
+        job->progress.queue_position--;
+    }
+    list_append(before->next, &job->link);
+}
+
 status scheduler_submit(struct scheduler *s, const struct request *request, void *user, double now,
                         bool *retry)
 {
@@ -329,15 +349,12 @@ status scheduler_submit(struct scheduler *s, const struct request *request, void
     if (!job) {
         return st;
     }
-    list_append(&s->queue, &job->link);
-    s->n_queued++;
-    s->queued_tokens += request->n_prompt;
+    enqueue(s, job);
     if (request->deadline_ms != INT64_MAX) {
         job->by_deadline.key = request->deadline_ms;
         job->by_deadline.tie = request->handle;
         heap_insert(&s->by_deadline, &job->by_deadline);
     }
-    job->progress.queue_position = s->n_queued;
     job_report(s, job, now);
     scheduler_settle(s, now);
     return STATUS_OK;
@@ -461,7 +478,7 @@ static void set_defaults(struct scheduler_config *config)
     config->queue_tokens = config->queue_tokens ? config->queue_tokens : UINT64_MAX;
     config->look_ahead = config->look_ahead ? config->look_ahead : 2;
     config->max_sequences = config->max_sequences ? config->max_sequences : PLAN_MAX_SLOTS;
-    config->prefill_ms = config->prefill_ms > 0 ? config->prefill_ms : 25;
+    config->itl_target_ms = config->itl_target_ms > 0 ? config->itl_target_ms : 100;
     config->report_ms = config->report_ms > 0 ? config->report_ms : 400;
 }
 

@@ -6,7 +6,8 @@
  * numbers: the same events give the same decisions, so a test replays thousands of groups
  * under a virtual clock.
  *
- * Requests are served first come, first served over all groups.  The head of the queue is
+ * Requests are served first come, first served over all groups, where a level of priority counts as
+ * much as having come SCHEDULER_PRIORITY_MS earlier.  The head of the queue is
  * admitted as soon as one group has pages for its worst case on every rank and rows of the prompt
  * memory for its prompt; who passes it meanwhile takes nothing that it waits for, and nothing
  * that runs is ever evicted.  Each plan carries the slices of one prompt, as many as fit a time
@@ -25,6 +26,8 @@
 enum scheduler_limits {
     SCHEDULER_MAX_LOOK_AHEAD = 8,
     SCHEDULER_MAX_GROUPS = 65536,
+    SCHEDULER_MAX_PRIORITY = 1000, /* a request's priority counts up to this, and down to -1000 */
+    SCHEDULER_PRIORITY_MS = 10000, /* of waiting that one level is worth */
 };
 
 struct scheduler_sink {
@@ -48,7 +51,7 @@ struct scheduler_config {
     uint64_t queue_tokens;   /* unlimited */
     uint32_t look_ahead;     /* 2 */
     uint32_t max_sequences;  /* of one group: PLAN_MAX_SLOTS */
-    double prefill_ms;       /* 25: of one plan's slices */
+    double itl_target_ms;    /* 100: of a plan that decodes and reads prompts */
     double report_ms;        /* 400: between two reports of progress */
     struct scheduler_sink sink;
 };

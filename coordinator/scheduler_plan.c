@@ -87,6 +87,20 @@ static struct prompt *next_prompt(struct group *group)
     return best;
 }
 
+/* How long the slices of a plan may take.  Who decodes gets the next token with the plan's result,
+ * so decoding and slices share the target; while nobody decodes, a plan is only short enough for
+ * who comes next. */
+static double prefill_ms(const struct scheduler *s, const struct group *group,
+                         const struct plan *plan)
+{
+    double target = s->config.itl_target_ms;
+
+    if (plan->n_decode == 0) {
+        return target / 2;
+    }
+    return group->decode_ms < target * 3 / 4 ? target - group->decode_ms : target / 4;
+}
+
 /* The next slices of one prompt, as many as fit the time; at least one. */
 static void plan_prefill(struct scheduler *s, struct group *group, struct plan *plan,
                          struct flight *flight)
@@ -94,7 +108,7 @@ static void plan_prefill(struct scheduler *s, struct group *group, struct plan *
     struct prompt *prompt = next_prompt(group);
     struct job *job = prompt->job;
     struct sequence *sequence = &job->sequences[job->next_sample];
-    double most = s->config.prefill_ms * group->work_per_ms;
+    double most = prefill_ms(s, group, plan) * group->work_per_ms;
     struct slice slice = {0};
 
     if (!sequence->begin_plan) {

@@ -44,6 +44,7 @@ struct job {
     bool per_query_head;  /* cache heads are query heads */
     double work;          /* of one sample's prefill */
     double submitted_ms, admitted_ms, reported_ms;
+    double place;          /* in the queue: smaller ones are before it */
     uint64_t fits_checked; /* scheduler.generation at which it last fitted somewhere */
     struct request_progress progress;
     uint32_t n_live;      /* samples that have not ended */

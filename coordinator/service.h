@@ -43,6 +43,7 @@ struct service_config {
     uint32_t max_context;      /* prompt + generated tokens of one sequence */
     uint32_t queue_requests;   /* waiting at most */
     uint64_t queue_tokens;     /* prompt tokens waiting at most */
+    double itl_target_ms;      /* of decoding while prompts are read; 0: the scheduler's */
     bool check_selection;      /* ranks compare a hash of every selection */
     const char *worker_listen; /* "HOST:PORT" of the worker plane; port 0 picks one */
     int heartbeat_timeout_ms;  /* a worker silent for so long is lost; 0: 5000 */

@@ -371,6 +371,39 @@ static void test_short_prompts_pass_a_long_one_that_waits(void **state)
     scheduler_close(scheduler);
 }
 
+/* One level is worth ten seconds: higher ones go first, but not past who waits much longer. */
+static void test_priority_orders_the_queue_and_ages(void **state)
+{
+    uint32_t pages = 126U * (uint32_t)(simulation_model.layers * simulation_model.kv_heads);
+    struct scheduler *scheduler = open_one(pages, 10); /* one at a time */
+    const struct {
+        double at;
+        int32_t priority;
+        uint32_t position;
+    } cases[] = {{0, 0, 0},
+                 {1, 0, 1},
+                 {2, 1, 1},
+                 {3, 1, 2},
+                 {9000, 0, 4},
+                 {11500, 1, 4},
+                 {11600, INT32_MAX, 1},
+                 {11700, INT32_MIN, 7}};
+    struct request requests[8];
+    struct seen seen[8] = {{0}};
+    bool retry;
+
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        requests[i] = make((uint64_t)i + 1, i == 0 ? 3950 : 2200, 5);
+        requests[i].n_prompt = i == 0 ? 3950 : 500 + (uint32_t)i;
+        requests[i].sampling.max_tokens = i == 0 ? 5 : 3000; /* pages, not tokens, are short */
+        requests[i].priority = cases[i].priority;
+        CHECK_OK(scheduler_submit(scheduler, &requests[i], &seen[i], cases[i].at, &retry));
+        CHECK(seen[i].last.queue_position == cases[i].position);
+    }
+    scheduler_close(scheduler);
+}
+
 static void test_deadlines_pass_in_the_queue_and_in_prefill(void **state)
 {
     struct scheduler *scheduler = open_one(2000, 10);
@@ -531,6 +564,7 @@ int main(void)
         cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
         cmocka_unit_test(test_a_lost_group_fails_what_runs_and_what_waits_for_it),
         cmocka_unit_test(test_short_prompts_pass_a_long_one_that_waits),
+        cmocka_unit_test(test_priority_orders_the_queue_and_ages),
         cmocka_unit_test(test_deadlines_pass_in_the_queue_and_in_prefill),
         cmocka_unit_test(test_results_that_make_no_sense_are_errors),
         cmocka_unit_test(test_an_abort_keeps_what_there_is),
