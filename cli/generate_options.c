@@ -1,55 +1,15 @@
 #include "cli/generate_options.h"
 
-#include "common/method.h"
 #include "common/utf8.h"
-#include "winnow/v1/inference.pb-c.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define UNSET_INT INT64_MIN
 #define UNSET_DOUBLE ((double)NAN)
 
 enum { MAX_REPEATED = OPTION_LIST_MAX };
-
-/* The last of them stands for no choice and is never found. */
-static const char *const poolings[] = {"", "max", "avg", NULL};
-static const char *const granularities[] = {"", "kv", "q", NULL};
-static const char *const reductions[] = {"", "sum", "mean", "max", NULL};
-static const char *const stages[] = {"", "pre", "post", NULL};
-
-/* The place of a word in its list; 0 if it is not given, -1 if it is not there. */
-static int word_index(const char *const *words, const char *word)
-{
-    for (int i = 0; word && words[i]; i++) {
-        if (strcasecmp(words[i], word) == 0) {
-            return i;
-        }
-    }
-    return word ? -1 : 0;
-}
-
-static status check_words(const struct generate_options *o)
-{
-    if (o->method && !method_by_name(o->method)) {
-        return status_fail(STATUS_INVALID, "--method: there is no method \"%s\"", o->method);
-    }
-    if (word_index(poolings, o->pooling) < 0) {
-        return status_fail(STATUS_INVALID, "--pooling is max or avg");
-    }
-    if (word_index(granularities, o->granularity) < 0) {
-        return status_fail(STATUS_INVALID, "--granularity is kv or q");
-    }
-    if (word_index(reductions, o->group_reduce) < 0) {
-        return status_fail(STATUS_INVALID, "--group-reduce is sum, mean or max");
-    }
-    if (word_index(stages, o->reduce_stage) < 0) {
-        return status_fail(STATUS_INVALID, "--reduce-stage is pre or post");
-    }
-    return STATUS_OK;
-}
 
 static status check(const struct generate_options *o)
 {
@@ -68,13 +28,7 @@ static status check(const struct generate_options *o)
     if (o->system && !utf8_is_valid(o->system, strlen(o->system))) {
         return status_fail(STATUS_INVALID, "--system: not UTF-8 text");
     }
-    if (!isnan(o->retain_rate) && o->capacity != UNSET_INT) {
-        return status_fail(STATUS_INVALID, "give --retain-rate or --capacity, not both");
-    }
-    if (!isnan(o->tsp_rate) && o->tsp_len != UNSET_INT) {
-        return status_fail(STATUS_INVALID, "give --tsp-rate or --tsp-len, not both");
-    }
-    return check_words(o);
+    return compression_options_check(&o->compression);
 }
 
 static const struct generate_options unset = {
@@ -93,13 +47,6 @@ static const struct generate_options unset = {
     .repetition_penalty = UNSET_DOUBLE,
     .frequency_penalty = UNSET_DOUBLE,
     .presence_penalty = UNSET_DOUBLE,
-    .retain_rate = UNSET_DOUBLE,
-    .tsp_rate = UNSET_DOUBLE,
-    .capacity = UNSET_INT,
-    .window = UNSET_INT,
-    .kernel = UNSET_INT,
-    .tsp_layer = UNSET_INT,
-    .tsp_len = UNSET_INT,
 };
 
 status generate_options_parse(struct generate_options *out, int argc, char **argv,
@@ -107,7 +54,7 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
 {
     const double u32 = UINT32_MAX;
     struct generate_options *o = out;
-    const struct option table[] = {
+    const struct option own[] = {
         {"server", OPTION_STRING, &o->server, "HOST:PORT", "where the coordinator listens", 0, 0},
         {"file", OPTION_STRING, &o->file, "FILE", "the document; - is stdin", 0, 0},
         {"prompt", OPTION_STRING, &o->prompt, "TEXT", "the question, after the document", 0, 0},
@@ -136,19 +83,9 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
         {"stop", OPTION_LIST, &o->stop, "TEXT", "end before this text", 0, 0},
         {"stop-id", OPTION_LIST, &o->stop_ids, "ID", "end at this token", 0, 0},
         {"ignore-eos", OPTION_FLAG, &o->ignore_eos, NULL, "go on after the end token", 0, 0},
-        {"method", OPTION_STRING, &o->method, "NAME", "FULL, FASTKV, ...", 0, 0},
-        {"retain-rate", OPTION_DOUBLE, &o->retain_rate, "X", "share of rows kept", 0, 1},
-        {"capacity", OPTION_INT, &o->capacity, "N", "rows kept per head and layer", 1, u32},
-        {"window", OPTION_INT, &o->window, "N", "last tokens, which score the others", 1, u32},
-        {"kernel", OPTION_INT, &o->kernel, "N", "odd; smooths the scores", 1, 63},
-        {"pooling", OPTION_STRING, &o->pooling, "NAME", "max or avg", 0, 0},
-        {"granularity", OPTION_STRING, &o->granularity, "NAME", "kv or q", 0, 0},
-        {"group-reduce", OPTION_STRING, &o->group_reduce, "NAME", "sum, mean or max", 0, 0},
-        {"reduce-stage", OPTION_STRING, &o->reduce_stage, "NAME", "pre or post", 0, 0},
-        {"tsp-layer", OPTION_INT, &o->tsp_layer, "N", "after it only some tokens go on", 0, u32},
-        {"tsp-rate", OPTION_DOUBLE, &o->tsp_rate, "X", "share of tokens that go on", 0, 1},
-        {"tsp-len", OPTION_INT, &o->tsp_len, "N", "number of tokens that go on", 1, u32},
     };
+    const size_t n_own = sizeof(own) / sizeof(own[0]);
+    struct option table[sizeof(own) / sizeof(own[0]) + COMPRESSION_OPTIONS];
     struct options options = {
         .program = "winnow generate",
         .synopsis = "Send a document and a question, stream the answer.",
@@ -159,6 +96,9 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
     };
 
     *o = unset;
+    compression_options_init(&o->compression);
+    memcpy(table, own, sizeof(own));
+    compression_options_rows(table + n_own, &o->compression);
     status st = options_parse(&options, argc, argv, outcome);
     return st || *outcome != OPTIONS_RUN ? st : check(o);
 }
@@ -167,8 +107,7 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
 struct message {
     Winnow__V1__GenerateRequest request;
     Winnow__V1__Sampling sampling;
-    Winnow__V1__Compression compression;
-    Winnow__V1__FastKV fastkv;
+    struct compression_message compression;
     Winnow__V1__TokenIds tokens;
     Winnow__V1__Chat chat;
     Winnow__V1__ChatMessage turns[2], *turn_list[2];
@@ -250,53 +189,6 @@ static status fill_stops(struct message *m, const struct generate_options *o)
     return st;
 }
 
-static void fill_fastkv(struct message *m, const struct generate_options *o)
-{
-    if (o->tsp_layer != UNSET_INT) {
-        SET(&m->fastkv, tsp_layer, WINNOW__V1__FAST_KV___TSP_LAYER_TSP_LAYER,
-            (uint32_t)o->tsp_layer);
-        m->compression.fastkv = &m->fastkv;
-    }
-    if (!isnan(o->tsp_rate)) {
-        m->fastkv.tsp_case = WINNOW__V1__FAST_KV__TSP_TSP_RATE;
-        m->fastkv.tsp_rate = o->tsp_rate;
-        m->compression.fastkv = &m->fastkv;
-    }
-    if (o->tsp_len != UNSET_INT) {
-        m->fastkv.tsp_case = WINNOW__V1__FAST_KV__TSP_TSP_LEN;
-        m->fastkv.tsp_len = (uint32_t)o->tsp_len;
-        m->compression.fastkv = &m->fastkv;
-    }
-}
-
-static void fill_compression(struct message *m, const struct generate_options *o)
-{
-    Winnow__V1__Compression *c = &m->compression;
-
-    if (o->method) {
-        c->method = (Winnow__V1__Method)method_by_name(o->method);
-    }
-    if (!isnan(o->retain_rate)) {
-        c->budget_case = WINNOW__V1__COMPRESSION__BUDGET_RETAIN_RATE;
-        c->retain_rate = o->retain_rate;
-    }
-    if (o->capacity != UNSET_INT) {
-        c->budget_case = WINNOW__V1__COMPRESSION__BUDGET_CAPACITY;
-        c->capacity = (uint32_t)o->capacity;
-    }
-    if (o->window != UNSET_INT) {
-        SET(c, window, WINNOW__V1__COMPRESSION___WINDOW_WINDOW, (uint32_t)o->window);
-    }
-    if (o->kernel != UNSET_INT) {
-        SET(c, kernel, WINNOW__V1__COMPRESSION___KERNEL_KERNEL, (uint32_t)o->kernel);
-    }
-    c->pooling = (Winnow__V1__Pooling)word_index(poolings, o->pooling);
-    c->granularity = (Winnow__V1__Granularity)word_index(granularities, o->granularity);
-    c->group_reduce = (Winnow__V1__GroupReduce)word_index(reductions, o->group_reduce);
-    c->reduce_stage = (Winnow__V1__ReduceStage)word_index(stages, o->reduce_stage);
-    fill_fastkv(m, o);
-}
-
 static void add_turn(struct message *m, const char *role, const char *content, size_t bytes)
 {
     size_t i = m->chat.n_messages++;
@@ -357,11 +249,9 @@ status generate_options_pack(const struct generate_options *options, uint8_t **d
     memset(&m, 0, sizeof(m));
     winnow__v1__generate_request__init(&m.request);
     winnow__v1__sampling__init(&m.sampling);
-    winnow__v1__compression__init(&m.compression);
-    winnow__v1__fast_kv__init(&m.fastkv);
     winnow__v1__token_ids__init(&m.tokens);
     m.request.sampling = &m.sampling;
-    m.request.compression = &m.compression;
+    m.request.compression = &m.compression.compression;
     if (o->request_id) {
         m.request.request_id.data = (uint8_t *)o->request_id;
         m.request.request_id.len = strlen(o->request_id);
@@ -372,7 +262,7 @@ status generate_options_pack(const struct generate_options *options, uint8_t **d
     }
     fill_counts(&m.sampling, o);
     fill_shares(&m.sampling, o);
-    fill_compression(&m, o);
+    compression_options_fill(&m.compression, &o->compression);
     status st = fill_stops(&m, o);
     if (!st) {
         st = fill_prompt(&m, o);

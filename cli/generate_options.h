@@ -6,6 +6,7 @@
 #ifndef CLI_GENERATE_OPTIONS_H
 #define CLI_GENERATE_OPTIONS_H
 
+#include "cli/compression_options.h"
 #include "cli/input.h"
 #include "common/options.h"
 #include "common/status.h"
@@ -34,10 +35,7 @@ struct generate_options {
     double repetition_penalty, frequency_penalty, presence_penalty;
     struct option_list stop, stop_ids;
     bool ignore_eos;
-    const char *method;
-    double retain_rate, tsp_rate;
-    int64_t capacity, window, kernel, tsp_layer, tsp_len;
-    const char *pooling, *granularity, *group_reduce, *reduce_stage;
+    struct compression_options compression;
 };
 
 /* A failure is wrong usage. */
