@@ -267,6 +267,7 @@ static status open_hello(struct worker_message *out, const uint8_t *data, size_t
     copy_text(out->hello.host, sizeof(out->hello.host), &m->host);
     copy_text(out->hello.device, sizeof(out->hello.device), &m->device);
     copy_text(out->hello.build, sizeof(out->hello.build), &m->build);
+    copy_text(out->hello.cohort, sizeof(out->hello.cohort), &m->cohort);
     out->hello.model_fingerprint = m->model_fingerprint;
     out->hello.memory_bytes = m->memory_bytes;
     out->hello.process = m->process;

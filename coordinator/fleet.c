@@ -111,8 +111,17 @@ static void sit_down(struct fleet *fleet, struct fleet_worker *worker, uint32_t 
     }
 }
 
-static bool may_sit(const struct fleet_worker *worker, uint32_t rank)
+/* Whoever sits in the group already decides its cohort. */
+static bool may_sit(const struct fleet *fleet, const struct fleet_worker *worker, uint32_t index,
+                    uint32_t rank)
 {
+    const struct seat *seats = fleet->groups[index].seats;
+
+    for (int r = 0; r < fleet->config.ranks; r++) {
+        if (seats[r].worker && strcmp(seats[r].worker->hello.cohort, worker->hello.cohort) != 0) {
+            return false;
+        }
+    }
     return worker->hello.fixed_rank < 0 || worker->hello.fixed_rank == (int64_t)rank;
 }
 
@@ -121,7 +130,7 @@ static struct fleet_worker *find_worker(struct fleet *fleet, uint32_t index, uin
 {
     for (struct link *at = fleet->waiting.next; at != &fleet->waiting; at = at->next) {
         struct fleet_worker *worker = HOLDER_OF(at, struct fleet_worker, wait);
-        if (may_sit(worker, rank)) {
+        if (may_sit(fleet, worker, index, rank)) {
             return worker;
         }
     }
@@ -129,7 +138,7 @@ static struct fleet_worker *find_worker(struct fleet *fleet, uint32_t index, uin
         struct fleet_group *group = &fleet->groups[i];
         for (int r = 0; group->seats && !complete(fleet, group) && r < fleet->config.ranks; r++) {
             struct fleet_worker *worker = group->seats[r].worker;
-            if (worker && may_sit(worker, rank)) {
+            if (worker && may_sit(fleet, worker, index, rank)) {
                 return worker;
             }
         }

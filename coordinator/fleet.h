@@ -33,6 +33,8 @@ struct fleet_hello {
     uint64_t memory_bytes;
     uint32_t process;
     int64_t fixed_rank; /* -1: any */
+    /* Ranks of one group have the same, as a rack or a switch; "" is a name like others. */
+    char cohort[SERVICE_TEXT];
 };
 
 struct fleet_assignment {

@@ -61,7 +61,8 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
     int64_t threads = default_threads();
     int64_t rank = -1;
 
-    *out = (struct worker_config){.coordinator = "127.0.0.1:8601", .advertise = "127.0.0.1"};
+    *out = (struct worker_config){
+        .coordinator = "127.0.0.1:8601", .advertise = "127.0.0.1", .cohort = ""};
     const struct option table[] = {
         {"coordinator", OPTION_STRING, &out->coordinator, "HOST:PORT",
          "the coordinator's --worker-listen address", 0, 0},
@@ -75,6 +76,8 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
         {"collectives", OPTION_STRING, &collectives, "auto|tcp",
          "auto: through shared memory where all ranks of a group see it", 0, 0},
         {"rank", OPTION_INT, &rank, "N", "ask for this rank; default: any", -1, 65535},
+        {"cohort", OPTION_STRING, &out->cohort, "NAME",
+         "be one group only with workers of this name (a rack, a switch)", 0, 0},
         {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
          1e9},
         {"log-format", OPTION_STRING, &log_format, "text|json", "form of the log lines", 0, 0},

@@ -18,6 +18,7 @@ struct worker_config {
     const char *advertise; /* address that other ranks reach this one at */
     bool tcp_only;         /* no shared memory with ranks on this host */
     int fixed_rank;        /* -1: any */
+    const char *cohort;    /* of the workers that may be one group with this one; "" */
     int64_t parent_pid;    /* the process to die with; 0: none */
     bool log_json;
     bool log_debug;

@@ -305,6 +305,7 @@ static void send_hello(struct link *link)
     hello.model_fingerprint = link->config.model_fingerprint;
     hello.memory_bytes = link->config.memory_bytes;
     hello.process = (uint32_t)getpid();
+    hello.cohort = text(link->config.cohort);
     if (link->config.fixed_rank >= 0) {
         hello._fixed_rank_case = WINNOW__V1__WORKER_HELLO___FIXED_RANK_FIXED_RANK;
         hello.fixed_rank = (uint32_t)link->config.fixed_rank;

@@ -35,7 +35,8 @@ struct link_config {
     const char *device;      /* "cpu" */
     uint64_t model_fingerprint;
     uint64_t memory_bytes;
-    int fixed_rank; /* -1: any */
+    int fixed_rank;     /* -1: any */
+    const char *cohort; /* of the workers that may be one group with this one; "" */
 };
 
 struct link_assignment {

@@ -38,7 +38,8 @@ static status run(const struct worker_config *config)
                                .device = config->backend,
                                .memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
                                                (uint64_t)sysconf(_SC_PAGESIZE),
-                               .fixed_rank = config->fixed_rank};
+                               .fixed_rank = config->fixed_rank,
+                               .cohort = config->cohort};
     struct sigaction action = {.sa_handler = on_signal};
 
     status st = die_with(config->parent_pid);

@@ -116,6 +116,14 @@ static void join(struct world *world, int i, int fixed_rank, double now)
     CHECK_OK(fleet_join(world->fleet, &world->peers[i].worker, &world->peers[i], &hello, now));
 }
 
+static void join_cohort(struct world *world, int i, const char *cohort, double now)
+{
+    struct fleet_hello hello = hello_of(i);
+
+    snprintf(hello.cohort, sizeof(hello.cohort), "%s", cohort);
+    CHECK_OK(fleet_join(world->fleet, &world->peers[i].worker, &world->peers[i], &hello, now));
+}
+
 static void say_ready(struct world *world, int i, double now)
 {
     struct peer *peer = &world->peers[i];
@@ -175,6 +183,30 @@ static void test_a_fixed_rank_is_honoured(void **state)
     CHECK(world->peers[1].assigns == 0);
     join(world, 3, 0, 0);
     CHECK(world->peers[1].assigned.rank == 1 && world->peers[1].assigned.group == 1);
+    fleet_close(world->fleet);
+}
+
+static void test_a_group_is_of_one_cohort(void **state)
+{
+    struct world *world = open_world();
+
+    (void)state;
+    join_cohort(world, 0, "rack1", 0);
+    join_cohort(world, 1, "rack2", 0);
+    CHECK(world->peers[0].assigns == 0 && world->peers[1].assigns == 0);
+    join_cohort(world, 2, "rack2", 0);
+    CHECK(world->peers[1].assigned.epoch == world->peers[2].assigned.epoch);
+    CHECK(world->peers[1].assigns == 1 && world->peers[0].assigns == 0);
+    join_cohort(world, 3, "rack1", 0);
+    CHECK(world->peers[0].assigned.epoch == world->peers[3].assigned.epoch);
+    CHECK(world->peers[0].assigned.group != world->peers[1].assigned.group);
+    /* A replacement goes where its cohort has a free seat. */
+    fleet_gone(world->fleet, world->peers[1].worker, "died", 100);
+    join_cohort(world, 4, "rack1", 200);
+    CHECK(world->peers[4].assigns == 0);
+    join_cohort(world, 1, "rack2", 300);
+    CHECK(world->peers[1].assigned.epoch == world->peers[2].assigned.epoch);
+    CHECK(world->peers[2].assigns == 2);
     fleet_close(world->fleet);
 }
 
@@ -346,6 +378,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_group_forms_when_its_seats_are_taken),
         cmocka_unit_test(test_a_fixed_rank_is_honoured),
+        cmocka_unit_test(test_a_group_is_of_one_cohort),
         cmocka_unit_test(test_strangers_are_refused_with_a_sentence),
         cmocka_unit_test(test_store_entries_reach_every_rank_of_the_group),
         cmocka_unit_test(test_a_lost_rank_is_named_and_its_replacement_forms_the_next_epoch),

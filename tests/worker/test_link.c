@@ -159,7 +159,8 @@ static void begin(struct coordinator *c, struct link **link)
                                        .host = "here",
                                        .device = "cpu",
                                        .model_fingerprint = 42,
-                                       .fixed_rank = -1};
+                                       .fixed_rank = -1,
+                                       .cohort = ""};
     CHECK_OK(link_open(link, &config));
 }
 
