@@ -12,9 +12,10 @@
 struct raw {
     const char *dtype, *method, *log_format, *log_level, *config_file;
     int64_t local_workers, tp, threads, max_context, queue_requests, queue_tokens, itl_target_ms;
+    int64_t heartbeat_timeout_ms, reform_timeout_ms;
 };
 
-enum { N_OPTIONS = 21 };
+enum { N_OPTIONS = 23 };
 
 /* Of the free memory: KV pages of all local workers together. */
 static const double local_kv_share = 0.4;
@@ -52,6 +53,10 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
          "time between two tokens of a sequence while prompts are read", 1, 60000},
         {"queue-tokens", OPTION_INT, &raw->queue_tokens, "N", "prompt tokens that may wait", 1,
          CONFIG_MAX_QUEUE_TOKENS},
+        {"heartbeat-timeout-ms", OPTION_INT, &raw->heartbeat_timeout_ms, "N",
+         "a worker silent for so long is lost", 1000, 600000},
+        {"reform-timeout-ms", OPTION_INT, &raw->reform_timeout_ms, "N",
+         "requests without a token wait so long for a lost group", 1, 3600000},
         {"method", OPTION_STRING, &raw->method, "NAME", "for requests that name none", 0, 0},
         {"head-profiles", OPTION_STRING, &out->head_profiles, "DIR",
          "tables of head importance that HEADKV requests may name", 0, 0},
@@ -132,6 +137,8 @@ static void settle_numbers(struct config *out, const struct raw *raw)
     out->queue_requests = (uint32_t)raw->queue_requests;
     out->queue_tokens = (uint64_t)raw->queue_tokens;
     out->itl_target_ms = (double)raw->itl_target_ms;
+    out->heartbeat_timeout_ms = (int)raw->heartbeat_timeout_ms;
+    out->reform_timeout_ms = (int)raw->reform_timeout_ms;
     if (!out->worker_listen) {
         out->worker_listen = n > 0 ? "127.0.0.1:0" : "127.0.0.1:8601";
     }
@@ -147,6 +154,8 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
         .queue_requests = 256,
         .queue_tokens = 4 << 20,
         .itl_target_ms = 100,
+        .heartbeat_timeout_ms = 5000,
+        .reform_timeout_ms = 30000,
     };
     struct option table[N_OPTIONS];
 

@@ -32,6 +32,8 @@ struct config {
     uint32_t queue_requests;
     uint64_t queue_tokens;
     double itl_target_ms;
+    int heartbeat_timeout_ms;
+    int reform_timeout_ms;
     enum method method;
     enum dtype dtype;
     enum log_level log_level;

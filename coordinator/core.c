@@ -128,6 +128,19 @@ static void on_ended(void *context, void *user, const struct failure *failure)
               failure && failure->code == STATUS_UNAVAILABLE && !core->draining);
 }
 
+static void on_rerun(void *context, void *user, const struct failure *failure)
+{
+    struct live *live = user;
+
+    (void)context;
+    for (uint32_t i = 0; i < live->request->n_samples; i++) {
+        record_destroy(live->records[i]);
+        live->records[i] = NULL;
+    }
+    log_warn("core: request runs again id=\"%s\" handle=%" PRIu64 " cause=\"%s\"",
+             live->request->request_id, live->request->handle, failure->text);
+}
+
 /* ---- what the fleet decides ---- */
 
 static void on_assign(void *context, void *peer, const struct fleet_assignment *assignment)
@@ -148,9 +161,11 @@ static void on_leave(void *context, void *peer, uint64_t epoch)
     dispatch_leave(peer, epoch);
 }
 
-static void on_dismiss(void *context, void *peer, const struct failure *failure)
+static void on_dismiss(void *context, void *peer, uint32_t process, const struct failure *failure)
 {
-    (void)context;
+    struct core *core = context;
+
+    core->sink.silent(core->sink.context, process);
     dispatch_set_worker(peer, NULL);
     dispatch_end(peer, failure);
 }
@@ -647,7 +662,8 @@ static status open_scheduler(struct core *core)
         .queue_tokens = config->queue_tokens,
         .itl_target_ms = config->itl_target_ms,
         .report_ms = SERVICE_PROGRESS_MS,
-        .sink = {on_progress, on_token, on_sample_done, on_ended, core},
+        .reform_ms = config->reform_timeout_ms,
+        .sink = {on_progress, on_token, on_sample_done, on_ended, on_rerun, core},
     };
 
     return scheduler_open(&core->scheduler, &scheduler);

@@ -14,6 +14,8 @@ struct core_sink {
     /* The request has ended; its sink is told next. */
     void (*forget)(void *context, struct request *request);
     void (*ready)(void *context, bool ready);
+    /* This worker said nothing for too long and was given up. */
+    void (*silent)(void *context, uint32_t process);
     void *context;
 };
 

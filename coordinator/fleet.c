@@ -49,6 +49,7 @@ struct fleet {
     struct link workers;
     struct link waiting;
     uint64_t last_epoch;
+    double ticked_ms;     /* 0: never */
     uint64_t fingerprint; /* of the model, as the first worker has it */
     struct failure scratch;
 };
@@ -444,6 +445,7 @@ static void drop_silent(struct fleet *fleet, double now)
     for (struct link *at = fleet->workers.next; at != &fleet->workers; at = next) {
         struct fleet_worker *worker = HOLDER_OF(at, struct fleet_worker, link);
         void *peer = worker->peer;
+        uint32_t process = worker->hello.process;
         struct failure failure;
         char cause[64];
 
@@ -454,12 +456,28 @@ static void drop_silent(struct fleet *fleet, double now)
         snprintf(cause, sizeof(cause), "sent nothing for %.1f s", (now - worker->heard_ms) / 1000);
         failure = *describe(fleet, worker, cause);
         remove_worker(fleet, worker, cause, now);
-        fleet->config.sink.dismiss(fleet->config.sink.context, peer, &failure);
+        fleet->config.sink.dismiss(fleet->config.sink.context, peer, process, &failure);
+    }
+}
+
+/* What workers said while this program was stopped has yet to be read. */
+static void forgive_absence(struct fleet *fleet, double now)
+{
+    double absent = fleet->ticked_ms > 0 ? now - fleet->ticked_ms : 0;
+
+    fleet->ticked_ms = now;
+    if (absent < FLEET_ABSENT_MS) {
+        return;
+    }
+    log_warn("fleet: this program stood still for %.1f s", absent / 1000);
+    for (struct link *at = fleet->workers.next; at != &fleet->workers; at = at->next) {
+        HOLDER_OF(at, struct fleet_worker, link)->heard_ms += absent;
     }
 }
 
 void fleet_tick(struct fleet *fleet, double now)
 {
+    forgive_absence(fleet, now);
     drop_silent(fleet, now);
     for (uint32_t i = 0; i < fleet->n_used; i++) {
         struct fleet_group *group = &fleet->groups[i];

@@ -23,6 +23,7 @@ enum fleet_limits {
     FLEET_MIN_BACKOFF_MS = 100,  /* before a group that reported a fault forms again */
     FLEET_MAX_BACKOFF_MS = 5000, /* it doubles up to here */
     FLEET_SETTLED_MS = 10000,    /* ready for so long: the next fault starts from the minimum */
+    FLEET_ABSENT_MS = 1000,      /* between two ticks: this program was stopped, not the workers */
 };
 
 struct fleet_hello {
@@ -70,7 +71,7 @@ struct fleet_sink {
     void (*store)(void *context, void *peer, const struct fleet_entry *entry);
     void (*leave)(void *context, void *peer, uint64_t epoch);
     /* The fleet gave the worker up; its stream is to be ended.  No event of it any more. */
-    void (*dismiss)(void *context, void *peer, const struct failure *failure);
+    void (*dismiss)(void *context, void *peer, uint32_t process, const struct failure *failure);
     /* All ranks of the group are ready: `ranks` is what each said. */
     void (*ready)(void *context, uint32_t group, uint64_t epoch,
                   const struct fleet_ready *const *ranks);

@@ -210,15 +210,31 @@ void local_tick(struct local *local, double now)
 
 bool local_cause(struct local *local, int64_t pid, char *out, size_t out_size, double now)
 {
+    const struct timespec pause = {.tv_nsec = 1000000};
+
     for (int i = 0; i < local->n; i++) {
         struct child *child = &local->children[i];
         collect(local, i, now);
+        for (int waited = 0; child->pid == pid && waited < LOCAL_EXIT_MS; waited++) {
+            nanosleep(&pause, NULL);
+            collect(local, i, now);
+        }
         if (child->last_pid == pid && !child->pid) {
             describe(child, out, out_size);
             return true;
         }
     }
     return false;
+}
+
+void local_kill(const struct local *local, int64_t pid)
+{
+    for (int i = 0; i < local->n; i++) {
+        if (local->children[i].pid && local->children[i].pid == pid) {
+            log_warn("local: worker %d is silent: killed process=%d", i, (int)pid);
+            (void)kill((pid_t)pid, SIGKILL);
+        }
+    }
 }
 
 bool local_gave_up(const struct local *local, int *child)

@@ -136,6 +136,8 @@ static status open_service(struct coordinator *it)
         .queue_requests = config->queue_requests,
         .queue_tokens = config->queue_tokens,
         .itl_target_ms = config->itl_target_ms,
+        .heartbeat_timeout_ms = config->heartbeat_timeout_ms,
+        .reform_timeout_ms = config->reform_timeout_ms,
         .check_selection = config->check_selection,
         .worker_listen = config->worker_listen,
         .local =

@@ -29,20 +29,11 @@ static void sequence_free(struct scheduler *s, struct sequence *sequence)
     group_changed(s, group);
 }
 
-/* Out of every list; what its samples hold is given back. */
-static void job_detach(struct scheduler *s, struct job *job)
+/* What its samples hold is given back. */
+static void job_leave_group(struct scheduler *s, struct job *job)
 {
     struct group *group = job->group;
 
-    list_remove(&job->link);
-    list_remove(&job->prefill);
-    heap_remove(&s->by_deadline, &job->by_deadline);
-    table_remove(&s->by_handle, &job->by_handle);
-    if (!group) {
-        s->n_queued--;
-        s->queued_tokens -= job->request->n_prompt;
-        return;
-    }
     for (uint32_t i = 0; i < job->request->n_samples; i++) {
         if (!job->sequences[i].ended) {
             sequence_free(s, &job->sequences[i]);
@@ -52,6 +43,21 @@ static void job_detach(struct scheduler *s, struct job *job)
     group->n_jobs--;
     s->n_running--;
     group_changed(s, group);
+}
+
+/* Out of every list. */
+static void job_detach(struct scheduler *s, struct job *job)
+{
+    list_remove(&job->link);
+    list_remove(&job->prefill);
+    heap_remove(&s->by_deadline, &job->by_deadline);
+    table_remove(&s->by_handle, &job->by_handle);
+    if (!job->group) {
+        s->n_queued--;
+        s->queued_tokens -= job->request->n_prompt;
+        return;
+    }
+    job_leave_group(s, job);
 }
 
 void job_end(struct scheduler *s, struct job *job, const struct failure *failure)
@@ -238,6 +244,26 @@ static void count_pages(const struct scheduler *s, struct job *job)
     job->work = slices_total_work(&request->params, model, (int)request->n_prompt);
 }
 
+/* All that a job is before it is admitted, whether for the first time or again. */
+static void job_reset(const struct scheduler *s, struct job *job)
+{
+    const struct request *request = job->request;
+
+    job->group = NULL;
+    job->n_live = request->n_samples;
+    job->next_sample = 0;
+    job->progress = (struct request_progress){
+        .phase = PHASE_QUEUED,
+        .prompt_tokens = request->n_prompt,
+        .layers =
+            (uint32_t)slices_layers(&request->params, s->config.model, (int)request->n_prompt),
+    };
+    for (uint32_t i = 0; i < request->n_samples; i++) {
+        job->sequences[i] = (struct sequence){.job = job, .sample = i};
+        list_init(&job->sequences[i].decode);
+    }
+}
+
 /* NULL: it failed, see *st. */
 static struct job *job_create(struct scheduler *s, const struct request *request, void *user,
                               double now, status *st)
@@ -251,20 +277,9 @@ static struct job *job_create(struct scheduler *s, const struct request *request
     job->request = request;
     job->user = user;
     job->submitted_ms = now;
-    job->n_live = request->n_samples;
     list_init(&job->link);
     list_init(&job->prefill);
-    job->progress = (struct request_progress){
-        .phase = PHASE_QUEUED,
-        .prompt_tokens = request->n_prompt,
-        .layers =
-            (uint32_t)slices_layers(&request->params, s->config.model, (int)request->n_prompt),
-    };
-    for (uint32_t i = 0; i < request->n_samples; i++) {
-        job->sequences[i].job = job;
-        job->sequences[i].sample = i;
-        list_init(&job->sequences[i].decode);
-    }
+    job_reset(s, job);
     count_pages(s, job);
     *st = method_heads_differ(&request->params) ? count_rank_pages(s, job) : STATUS_OK;
     if (!*st) {
@@ -316,20 +331,35 @@ static status check_request(const struct scheduler *s, const struct request *req
     return STATUS_OK;
 }
 
-/* Behind everybody who may go first.  A level of priority is worth SCHEDULER_PRIORITY_MS of
- * waiting, so the order never changes later, and nobody waits for ever. */
-static void enqueue(struct scheduler *s, struct job *job)
+/* A level of priority is worth SCHEDULER_PRIORITY_MS of waiting, so the order never changes later,
+ * and nobody waits for ever. */
+static double place_of(const struct job *job)
 {
-    struct link *before = s->queue.prev;
     double priority = job->request->priority;
     double most = SCHEDULER_MAX_PRIORITY;
 
     priority = priority > most ? most : priority < -most ? -most : priority;
-    job->place = job->submitted_ms - priority * SCHEDULER_PRIORITY_MS;
+    return job->submitted_ms - priority * SCHEDULER_PRIORITY_MS;
+}
+
+static bool goes_before(const struct job *a, const struct job *b)
+{
+    if (a->place < b->place || a->place > b->place) {
+        return a->place < b->place;
+    }
+    return a->request->handle < b->request->handle;
+}
+
+/* Behind everybody who may go first. */
+static void enqueue(struct scheduler *s, struct job *job)
+{
+    struct link *before = s->queue.prev;
+
+    job->place = place_of(job);
     s->n_queued++;
     s->queued_tokens += job->request->n_prompt;
     job->progress.queue_position = s->n_queued;
-    while (before != &s->queue && HOLDER_OF(before, struct job, link)->place > job->place) {
+    while (before != &s->queue && goes_before(job, HOLDER_OF(before, struct job, link))) {
         before = before->prev;
         job->progress.queue_position--;
     }
@@ -381,6 +411,40 @@ bool scheduler_cancel(struct scheduler *s, uint64_t handle, const struct failure
     return false;
 }
 
+/* The client has seen nothing of it, and the same prompt and seed give the same tokens. */
+static bool may_run_again(const struct job *job)
+{
+    for (uint32_t i = 0; i < job->request->n_samples; i++) {
+        if (job->sequences[i].got > 0) {
+            return false;
+        }
+    }
+    return job->reruns < SCHEDULER_MAX_RERUNS;
+}
+
+/* The jobs of a lost group. */
+void jobs_lost(struct scheduler *s, struct link *jobs, const struct failure *failure, double now)
+{
+    struct link *next;
+
+    for (struct link *at = jobs->next; at != jobs; at = next) {
+        struct job *job = HOLDER_OF(at, struct job, link);
+        next = at->next;
+        if (!may_run_again(job)) {
+            job_end(s, job, failure);
+            continue;
+        }
+        job_leave_group(s, job);
+        list_remove(&job->link);
+        list_remove(&job->prefill);
+        job_reset(s, job);
+        job->reruns++;
+        enqueue(s, job);
+        s->config.sink.rerun(s->config.sink.context, job->user, failure);
+        job_report(s, job, now);
+    }
+}
+
 uint32_t jobs_fail(struct scheduler *s, struct link *jobs, const struct failure *failure)
 {
     uint32_t n = 0;
@@ -415,6 +479,20 @@ static void fail_late(struct scheduler *s, struct job *job)
     job_end(s, job, &failure);
 }
 
+/* Lost groups that do not form again: nobody waits for ever. */
+static void fail_without_group(struct scheduler *s, double now)
+{
+    struct failure failure;
+
+    if (s->n_ready || list_empty(&s->queue) || now - s->lost_ms < s->config.reform_ms) {
+        return;
+    }
+    status_save(&failure, status_fail(STATUS_UNAVAILABLE,
+                                      "%s, and no worker group was ready again within %.1f s",
+                                      s->loss.text, s->config.reform_ms / 1000));
+    (void)jobs_fail(s, &s->queue, &failure);
+}
+
 static void report_all(struct scheduler *s, double now)
 {
     uint32_t position = 0;
@@ -436,6 +514,7 @@ void scheduler_tick(struct scheduler *s, double now)
     while ((first = heap_first(&s->by_deadline)) && (double)first->key <= now) {
         fail_late(s, HOLDER_OF(first, struct job, by_deadline));
     }
+    fail_without_group(s, now);
     if (now >= s->next_report_ms) {
         s->next_report_ms = now + s->config.report_ms;
         report_all(s, now);
@@ -480,6 +559,7 @@ static void set_defaults(struct scheduler_config *config)
     config->max_sequences = config->max_sequences ? config->max_sequences : PLAN_MAX_SLOTS;
     config->itl_target_ms = config->itl_target_ms > 0 ? config->itl_target_ms : 100;
     config->report_ms = config->report_ms > 0 ? config->report_ms : 400;
+    config->reform_ms = config->reform_ms > 0 ? config->reform_ms : 30000;
 }
 
 static status alloc_groups(struct scheduler *s)

@@ -10,10 +10,12 @@
  * much as having come SCHEDULER_PRIORITY_MS earlier.  The head of the queue is
  * admitted as soon as one group has pages for its worst case on every rank and rows of the prompt
  * memory for its prompt; who passes it meanwhile takes nothing that it waits for, and nothing
- * that runs is ever evicted.  Each plan carries the slices of one prompt, as many as fit a time
- * (the oldest and the one with the least left take turns), and one decode step of the live
- * sequences (in turn, when there are more than fit a step).  Plans leave `look_ahead` at a time:
- * what was computed past the end of a sample is dropped here.
+ * that runs is ever evicted.  A job whose group is lost before its first token is computed again,
+ * with its place in the queue; while no group is ready the queue waits `reform_ms` for one.  Each
+ * plan carries the slices of one prompt, as many as fit a time (the oldest and the one with the
+ * least left take turns), and one decode step of the live sequences (in turn, when there are more
+ * than fit a step).  Plans leave `look_ahead` at a time: what was computed past the end of a sample
+ * is dropped here.
  *
  * Times are milliseconds on any one clock.  Sink calls come from within the event; they must
  * not call the scheduler.
@@ -28,6 +30,7 @@ enum scheduler_limits {
     SCHEDULER_MAX_GROUPS = 65536,
     SCHEDULER_MAX_PRIORITY = 1000, /* a request's priority counts up to this, and down to -1000 */
     SCHEDULER_PRIORITY_MS = 10000, /* of waiting that one level is worth */
+    SCHEDULER_MAX_RERUNS = 2,      /* of one request: it may be what kills its groups */
 };
 
 struct scheduler_sink {
@@ -38,6 +41,9 @@ struct scheduler_sink {
     void (*done)(void *context, void *user, const struct request_done *done);
     /* Once and last for each submitted request, which is not touched any more. */
     void (*ended)(void *context, void *user, const struct failure *failure);
+    /* Its group was lost before it had a token: it waits again, and what workers reported about it
+     * is void. */
+    void (*rerun)(void *context, void *user, const struct failure *failure);
     void *context;
 };
 
@@ -53,6 +59,7 @@ struct scheduler_config {
     uint32_t max_sequences;  /* of one group: PLAN_MAX_SLOTS */
     double itl_target_ms;    /* 100: of a plan that decodes and reads prompts */
     double report_ms;        /* 400: between two reports of progress */
+    double reform_ms;        /* 30000: the queue waits for a ready group when there is none */
     struct scheduler_sink sink;
 };
 
@@ -85,7 +92,7 @@ uint32_t scheduler_fail_all(struct scheduler *s, const struct failure *failure);
 /* The group was not ready before.  INVALID: its numbers make no sense. */
 status scheduler_group_ready(struct scheduler *s, uint32_t index,
                              const struct group_capacity *capacity, double now);
-/* Fails what runs there; and what waits, when no group is left. */
+/* What runs there runs again elsewhere, or fails if it has a token or ran too often already. */
 void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct failure *failure,
                           double now);
 

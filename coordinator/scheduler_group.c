@@ -333,10 +333,9 @@ void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct fail
     group->ready = false;
     s->n_ready--;
     find_best(s);
-    (void)jobs_fail(s, &group->jobs, failure);
+    s->loss = *failure;
+    s->lost_ms = now;
+    jobs_lost(s, &group->jobs, failure, now);
     group_changed(s, group);
-    if (s->n_ready == 0) {
-        (void)jobs_fail(s, &s->queue, failure);
-    }
     scheduler_settle(s, now);
 }

@@ -49,6 +49,7 @@ struct job {
     struct request_progress progress;
     uint32_t n_live;      /* samples that have not ended */
     uint32_t next_sample; /* whose prefill is not wholly planned */
+    uint32_t reruns;      /* groups that were lost with it */
     struct sequence sequences[];
 };
 
@@ -106,6 +107,8 @@ struct scheduler {
     struct split *splits; /* [ranks] */
     struct group *groups; /* [n_groups] */
     uint32_t n_ready;
+    struct failure loss; /* of the last group that was ready */
+    double lost_ms;      /* when it was lost */
     struct link queue;
     uint32_t n_queued;
     uint64_t queued_tokens;
@@ -129,6 +132,7 @@ struct scheduler {
 void job_end(struct scheduler *s, struct job *job, const struct failure *failure);
 void sequence_end(struct scheduler *s, struct sequence *sequence, enum finish reason, double now);
 void job_report(struct scheduler *s, struct job *job, double now);
+void jobs_lost(struct scheduler *s, struct link *jobs, const struct failure *failure, double now);
 uint32_t jobs_fail(struct scheduler *s, struct link *jobs, const struct failure *failure);
 void scheduler_settle(struct scheduler *s, double now);
 

@@ -287,6 +287,15 @@ static void on_ready(void *context, bool ready)
     service->config.on_ready(ready, service->config.context);
 }
 
+static void on_silent(void *context, uint32_t process)
+{
+    const struct service *service = context;
+
+    if (service->local) {
+        local_kill(service->local, process);
+    }
+}
+
 static void handle_gone(struct service *service, struct dispatch_peer *peer, double now)
 {
     struct fleet_worker *worker = dispatch_worker(peer);
@@ -479,7 +488,8 @@ status service_open(struct service **out, const struct service_config *config)
     st = inbox_init(&service->inbox, SERVICE_MAX_INBOX);
     if (!st) {
         st = core_open(&service->core, &service->config,
-                       &(struct core_sink){remove_name, on_ready, service}, service_now());
+                       &(struct core_sink){remove_name, on_ready, on_silent, service},
+                       service_now());
     }
     if (!st) {
         st = start(service);

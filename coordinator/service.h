@@ -47,6 +47,7 @@ struct service_config {
     bool check_selection;      /* ranks compare a hash of every selection */
     const char *worker_listen; /* "HOST:PORT" of the worker plane; port 0 picks one */
     int heartbeat_timeout_ms;  /* a worker silent for so long is lost; 0: 5000 */
+    int reform_timeout_ms;     /* requests wait so long for a lost group; 0: the scheduler's */
     struct service_local local;
     /* At least one group is ready and the service is not draining.  Called at every change. */
     void (*on_ready)(bool ready, void *context);

@@ -33,12 +33,13 @@ struct sim_request {
     struct request request;
     uint32_t prompt[1];
     enum request_state state;
+    uint32_t reruns;
     uint32_t got[MAX_SAMPLES];
     bool stopped[MAX_SAMPLES];
     bool done[MAX_SAMPLES];
 };
 
-enum { MAX_CONTEXT = 1 << 20 };
+enum { MAX_CONTEXT = 1 << 20, MAX_AGAIN = 65536 };
 
 enum event_kind { ARRIVE, STEP_DONE, DIE, REVIVE, CANCEL, TICK };
 
@@ -83,6 +84,10 @@ struct simulation {
     struct heap events;
     uint64_t n_events, random;
     uint32_t n_ended, next_admitted;
+    struct sim_request *again[MAX_AGAIN]; /* whose group was lost; some of them wait */
+    uint32_t n_again;
+    uint32_t n_alive;
+    double lost_ms; /* when a group was lost last */
     uint32_t pages[RANKS];
     double now;
     struct simulation_outcome outcome;
@@ -143,6 +148,29 @@ static void schedule(struct simulation *sim, double delay_ms, enum event_kind ki
 
 /* ---- what the scheduler reports ---- */
 
+/* Keeps those in `again` that wait. */
+static void drop_running(struct simulation *sim)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < sim->n_again; i++) {
+        if (sim->again[i]->state == QUEUED) {
+            sim->again[kept++] = sim->again[i];
+        }
+    }
+    sim->n_again = kept;
+}
+
+static bool has_token(const struct sim_request *r)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < r->request.n_samples; i++) {
+        n += r->got[i];
+    }
+    return n > 0;
+}
+
 static void on_progress(void *context, void *user, const struct request_progress *progress)
 {
     struct simulation *sim = context;
@@ -154,8 +182,12 @@ static void on_progress(void *context, void *user, const struct request_progress
     if (progress->phase != PHASE_PREFILL || r->state == RUNNING) {
         return;
     }
-    /* First come, first served: nobody who came earlier still waits. */
+    /* First come, first served: nobody who came earlier still waits, not even for a second run. */
     r->state = RUNNING;
+    drop_running(sim);
+    for (uint32_t i = 0; i < sim->n_again; i++) {
+        CHECK(sim->again[i]->request.handle > r->request.handle);
+    }
     for (; sim->next_admitted < r->request.handle - 1; sim->next_admitted++) {
         CHECK(sim->requests[sim->next_admitted].state != QUEUED);
     }
@@ -214,9 +246,32 @@ static void count_end(struct simulation *sim, const struct sim_request *r,
         CHECK(sim->now <= (double)r->request.deadline_ms + 51);
         outcome->late++;
     } else {
-        CHECK(failure->code == STATUS_UNAVAILABLE);
+        bool waited = r->state == QUEUED && sim->n_alive == 0 &&
+                      sim->now - sim->lost_ms >= sim->config.reform_ms;
+        bool often = r->state == RUNNING && r->reruns == SCHEDULER_MAX_RERUNS;
+        CHECK(failure->code == STATUS_UNAVAILABLE && strstr(failure->text, "rank 1 died"));
+        CHECK(has_token(r) || waited || often);
         outcome->lost++;
+        outcome->lost_waiting += waited;
+        outcome->lost_often += often && !has_token(r);
     }
+}
+
+/* Only what nobody has seen is computed again. */
+static void on_rerun(void *context, void *user, const struct failure *failure)
+{
+    struct simulation *sim = context;
+    struct sim_request *r = user;
+
+    CHECK(r->state == RUNNING && !has_token(r) && strstr(failure->text, "rank 1 died"));
+    r->reruns++;
+    CHECK(r->reruns <= SCHEDULER_MAX_RERUNS);
+    r->state = QUEUED;
+    drop_running(sim);
+    CHECK(sim->n_again < MAX_AGAIN);
+    sim->again[sim->n_again++] = r;
+    sim->outcome.reruns++;
+    remember(sim, 6, r->request.handle, r->reruns);
 }
 
 static void on_ended(void *context, void *user, const struct failure *failure)
@@ -228,9 +283,9 @@ static void on_ended(void *context, void *user, const struct failure *failure)
     for (uint32_t i = 0; i < r->request.n_samples && !failure; i++) {
         CHECK(r->done[i]);
     }
+    count_end(sim, r, failure);
     r->state = ENDED;
     sim->n_ended++;
-    count_end(sim, r, failure);
     remember(sim, 4, r->request.handle, failure ? (uint64_t)failure->code : 0);
 }
 
@@ -374,6 +429,7 @@ static void revive(struct simulation *sim, uint32_t index)
         .epoch = ++group->epoch, .page_rows = PAGE_ROWS, .pages = sim->pages, .page_bytes = 1024};
 
     group->alive = true;
+    sim->n_alive++;
     group->expected = 1;
     group->n_steps = 0;
     memset(group->used, 0, sizeof(group->used));
@@ -389,6 +445,8 @@ static void die(struct simulation *sim, uint32_t index)
     struct failure failure = {.code = STATUS_UNAVAILABLE, .text = "rank 1 died"};
 
     sim->groups[index].alive = false;
+    sim->n_alive--;
+    sim->lost_ms = sim->now;
     scheduler_group_lost(sim->scheduler, index, &failure, sim->now);
     CHECK(scheduler_group_running(sim->scheduler, index) == 0);
     schedule(sim, 100 + 1000 * chance(sim), REVIVE, index, 0);
@@ -504,7 +562,8 @@ static void sim_open(struct simulation *sim, const struct simulation_config *con
         .queue_requests = config->queue_requests,
         .look_ahead = config->look_ahead,
         .max_sequences = config->max_sequences,
-        .sink = {on_progress, on_token, on_done, on_ended, sim},
+        .reform_ms = config->reform_ms,
+        .sink = {on_progress, on_token, on_done, on_ended, on_rerun, sim},
     };
 
     *sim = (struct simulation){.config = *config, .random = config->seed, .now = 1};

@@ -19,6 +19,7 @@ struct simulation_config {
     uint32_t max_prompt;
     double arrivals_per_ms;
     double deaths_per_s; /* of each group */
+    double reform_ms;    /* of the scheduler */
     double cancel_share; /* of the requests; half of them abort */
     double deadline_share;
     uint32_t queue_requests;
@@ -26,6 +27,9 @@ struct simulation_config {
 
 struct simulation_outcome {
     uint32_t refused, completed, failed, cancelled, late, aborted, lost;
+    uint32_t reruns;
+    uint32_t lost_waiting; /* of the lost: no group was there in time */
+    uint32_t lost_often;   /* of the lost: without a token, after all its runs */
     uint64_t tokens, plans, events;
     uint64_t history; /* hash of everything that was reported, in order */
     double ended_ms;

@@ -52,12 +52,12 @@ static void on_leave(void *context, void *peer, uint64_t epoch)
     p->left = epoch;
 }
 
-static void on_dismiss(void *context, void *peer, const struct failure *failure)
+static void on_dismiss(void *context, void *peer, uint32_t process, const struct failure *failure)
 {
     struct peer *p = peer;
 
-    (void)context;
     CHECK(failure->code == STATUS_UNAVAILABLE);
+    CHECK(p == &((struct world *)context)->peers[process]);
     p->dismissed = true;
 }
 
@@ -302,6 +302,26 @@ static void test_a_silent_worker_is_given_up(void **state)
     fleet_close(world->fleet);
 }
 
+/* Stopped and continued, it finds old times on all workers: they lived on meanwhile. */
+static void test_a_coordinator_that_stood_still_blames_nobody(void **state)
+{
+    struct world *world = open_ready_group();
+    double now = 100;
+
+    (void)state;
+    fleet_tick(world->fleet, now);
+    now += 20000;
+    fleet_tick(world->fleet, now);
+    CHECK(world->lost == 0);
+    fleet_beat(world->fleet, world->peers[0].worker, now + 100);
+    for (int i = 0; i < 50; i++) {
+        now += 100;
+        fleet_tick(world->fleet, now);
+    }
+    CHECK(world->lost == 1 && world->peers[1].dismissed && !world->peers[0].dismissed);
+    fleet_close(world->fleet);
+}
+
 static void test_a_fault_ends_the_epoch_and_the_group_forms_again_later(void **state)
 {
     struct world *world = open_ready_group();
@@ -384,6 +404,7 @@ int main(void)
         cmocka_unit_test(test_a_lost_rank_is_named_and_its_replacement_forms_the_next_epoch),
         cmocka_unit_test(test_a_replacement_that_came_early_moves_to_the_free_seat),
         cmocka_unit_test(test_a_silent_worker_is_given_up),
+        cmocka_unit_test(test_a_coordinator_that_stood_still_blames_nobody),
         cmocka_unit_test(test_a_fault_ends_the_epoch_and_the_group_forms_again_later),
         cmocka_unit_test(test_a_rank_that_blames_its_peers_yields_to_the_one_that_died),
         cmocka_unit_test(test_the_status_tells_who_is_there_and_who_was),

@@ -13,6 +13,7 @@ struct seen {
     uint32_t tokens, dones, progress;
     enum finish reason;
     uint32_t completion_tokens;
+    uint32_t reruns;
     bool ended, stop_at_next;
     struct failure failure;
     struct request_progress last;
@@ -61,6 +62,15 @@ static void on_ended(void *context, void *user, const struct failure *failure)
     }
 }
 
+static void on_rerun(void *context, void *user, const struct failure *failure)
+{
+    struct seen *seen = user;
+
+    (void)context;
+    CHECK(!seen->ended && seen->tokens == 0 && failure->code == STATUS_UNAVAILABLE);
+    seen->reruns++;
+}
+
 static struct scheduler *open_one(uint32_t pages, uint32_t queue_requests)
 {
     struct scheduler_config config = {
@@ -70,7 +80,7 @@ static struct scheduler *open_one(uint32_t pages, uint32_t queue_requests)
         .max_context = 4096,
         .queue_requests = queue_requests,
         .queue_tokens = 5000,
-        .sink = {on_progress, on_token, on_done, on_ended, NULL},
+        .sink = {on_progress, on_token, on_done, on_ended, on_rerun, NULL},
     };
     struct group_capacity capacity = {
         .epoch = 5, .page_rows = 32, .pages = &pages, .page_bytes = 1000};
@@ -309,25 +319,126 @@ static void test_late_tokens_of_a_reused_slot_go_to_nobody(void **state)
     scheduler_close(scheduler);
 }
 
-static void test_a_lost_group_fails_what_runs_and_what_waits_for_it(void **state)
+static struct failure lost(void)
+{
+    return (struct failure){.code = STATUS_UNAVAILABLE, .text = "rank 1 died"};
+}
+
+static void form_again(struct scheduler *scheduler, double now)
+{
+    uint32_t pages = 1000;
+    struct group_capacity capacity = {
+        .epoch = 5, .page_rows = 32, .pages = &pages, .page_bytes = 1000};
+
+    CHECK_OK(scheduler_group_ready(scheduler, 0, &capacity, now));
+}
+
+/* Plans until the first request has a token. */
+static void first_token(struct scheduler *scheduler, struct seen *seen)
+{
+    for (uint64_t number = 1; seen->tokens == 0; number++) {
+        struct step_result nothing = {.number = number};
+        struct plan plan = next(scheduler);
+        uint32_t slot = plan.advance[0].slot;
+        if (scheduler_result(scheduler, 0, &nothing, 2)) {
+            CHECK_OK(answer(scheduler, number, slot, 3));
+        }
+        CHECK(number < 100);
+    }
+}
+
+static void test_a_lost_group_fails_only_who_has_a_token(void **state)
 {
     struct scheduler *scheduler = open_one(1000, 10);
-    struct request running = make(1, 1000, 50);
-    struct request waiting = make(2, 1000, 50);
-    struct failure failure = {.code = STATUS_UNAVAILABLE, .text = "rank 1 died"};
-    struct seen seen[2];
+    struct request requests[3] = {make(1, 10, 50), make(2, 1000, 50), make(3, 1000, 50)};
+    struct failure failure = lost();
+    struct seen seen[3];
     bool retry;
 
     (void)state;
-    CHECK_OK(submit(scheduler, &running, &seen[0], &retry));
-    CHECK_OK(submit(scheduler, &waiting, &seen[1], &retry));
-    (void)next(scheduler);
+    CHECK_OK(submit(scheduler, &requests[0], &seen[0], &retry));
+    first_token(scheduler, &seen[0]);
+    CHECK_OK(submit(scheduler, &requests[1], &seen[1], &retry)); /* is read */
+    CHECK_OK(submit(scheduler, &requests[2], &seen[2], &retry)); /* waits */
     scheduler_group_lost(scheduler, 0, &failure, 3);
-    for (int i = 0; i < 2; i++) {
-        CHECK(seen[i].ended && strcmp(seen[i].failure.text, "rank 1 died") == 0);
+    CHECK(seen[0].ended && strcmp(seen[0].failure.text, "rank 1 died") == 0);
+    CHECK(!seen[1].ended && seen[1].reruns == 1 && seen[1].last.phase == PHASE_QUEUED);
+    CHECK(seen[1].last.queue_position == 1);
+    CHECK(!seen[2].ended && idle(scheduler));
+    CHECK(scheduler_counts(scheduler).queued == 2 && scheduler_counts(scheduler).running == 0);
+    CHECK_FAILS(submit(scheduler, &requests[0], &seen[0], &retry), STATUS_UNAVAILABLE, "no worker");
+    form_again(scheduler, 4);
+    CHECK(seen[1].last.phase == PHASE_PREFILL);
+    struct plan plan = next(scheduler);
+    CHECK(plan.number == 1 && plan.n_begin == 1 && plan.begin[0].n_prompt == 1000);
+    scheduler_close(scheduler);
+}
+
+static void test_who_runs_again_keeps_its_place(void **state)
+{
+    uint32_t pages = 126U * (uint32_t)(simulation_model.layers * simulation_model.kv_heads);
+    struct scheduler *scheduler = open_one(pages, 10); /* one at a time */
+    struct request requests[3] = {make(1, 3000, 1000), make(2, 3000, 1000), make(3, 3000, 1000)};
+    struct failure failure = lost();
+    struct seen seen[3];
+    bool retry;
+
+    (void)state;
+    requests[1].n_prompt = 900;
+    requests[2].n_prompt = 1000;
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(submit(scheduler, &requests[i], &seen[i], &retry));
     }
-    CHECK(idle(scheduler));
-    CHECK_FAILS(submit(scheduler, &running, &seen[0], &retry), STATUS_UNAVAILABLE, "no worker");
+    (void)next(scheduler);
+    CHECK(seen[0].last.phase == PHASE_PREFILL && seen[1].last.queue_position == 1);
+    scheduler_group_lost(scheduler, 0, &failure, 3);
+    CHECK(seen[0].last.queue_position == 1);
+    scheduler_tick(scheduler, 500);
+    CHECK(seen[1].last.queue_position == 2 && seen[2].last.queue_position == 3);
+    scheduler_close(scheduler);
+}
+
+/* A request that kills its workers must not do so for ever. */
+static void test_a_request_runs_only_so_often(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request request = make(1, 1000, 50);
+    struct failure failure = lost();
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    for (uint32_t i = 1; i <= SCHEDULER_MAX_RERUNS; i++) {
+        (void)next(scheduler);
+        scheduler_group_lost(scheduler, 0, &failure, i);
+        CHECK(!seen.ended && seen.reruns == i);
+        form_again(scheduler, i);
+    }
+    (void)next(scheduler);
+    scheduler_group_lost(scheduler, 0, &failure, 9);
+    CHECK(seen.ended && strcmp(seen.failure.text, "rank 1 died") == 0);
+    CHECK(seen.reruns == SCHEDULER_MAX_RERUNS);
+    scheduler_close(scheduler);
+}
+
+static void test_the_wait_for_a_lost_group_is_bounded(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request request = make(1, 1000, 50);
+    struct failure failure = lost();
+    struct seen seen;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    scheduler_group_lost(scheduler, 0, &failure, 1000);
+    scheduler_tick(scheduler, 30999);
+    CHECK(!seen.ended);
+    scheduler_tick(scheduler, 31000);
+    CHECK(seen.ended && seen.failure.code == STATUS_UNAVAILABLE);
+    CHECK(strcmp(seen.failure.text,
+                 "rank 1 died, and no worker group was ready again within 30.0 s") == 0);
     scheduler_close(scheduler);
 }
 
@@ -475,14 +586,20 @@ static struct simulation_outcome run(const struct simulation_config *config)
 
     print_message("seed %llu (WINNOW_TEST_SEED): ", (unsigned long long)config->seed);
     outcome = simulate(config);
-    print_message("%u completed, %u cancelled, %u late, %u lost, %u refused; %llu plans\n",
-                  outcome.completed, outcome.cancelled, outcome.late, outcome.lost, outcome.refused,
+    print_message("%u completed, %u cancelled, %u late, %u lost (%u waiting, %u ran too often), %u "
+                  "refused, %u run again; %llu plans\n",
+                  outcome.completed, outcome.cancelled, outcome.late, outcome.lost,
+                  outcome.lost_waiting, outcome.lost_often, outcome.refused, outcome.reruns,
                   (unsigned long long)outcome.plans);
     return outcome;
 }
 
 static void test_every_request_ends_exactly_once_under_deaths_and_cancels(void **state)
 {
+    uint32_t reruns = 0;
+    uint32_t lost_waiting = 0;
+    uint32_t lost_often = 0;
+
     (void)state;
     for (uint64_t seed = first_seed(); seed < first_seed() + 12; seed++) {
         struct simulation_config config = {
@@ -494,17 +611,22 @@ static void test_every_request_ends_exactly_once_under_deaths_and_cancels(void *
             .look_ahead = 1 + (uint32_t)(seed % 3),
             .max_prompt = 3000,
             .arrivals_per_ms = 0.02 * (double)(1 + seed % 5),
-            .deaths_per_s = seed % 2 ? 0.5 : 0,
+            .deaths_per_s = (double[]){0, 0.5, 0, 4}[seed % 4],
+            .reform_ms = 600,
             .cancel_share = 0.2,
             .deadline_share = 0.2,
             .queue_requests = 200,
         };
         struct simulation_outcome outcome = run(&config);
         CHECK(outcome.completed > 100 && outcome.cancelled > 10 && outcome.late > 10);
+        reruns += outcome.reruns;
+        lost_waiting += outcome.lost_waiting;
+        lost_often += outcome.lost_often;
         CHECK(outcome.refused + outcome.completed + outcome.cancelled + outcome.late +
                   outcome.lost ==
               config.requests);
     }
+    CHECK(reruns > 0 && lost_waiting > 0 && lost_often > 0);
 }
 
 static void test_a_simulation_replays_from_its_seed(void **state)
@@ -562,7 +684,10 @@ int main(void)
         cmocka_unit_test(test_a_full_queue_refuses_by_requests_and_by_tokens),
         cmocka_unit_test(test_tokens_past_a_stop_are_dropped_and_the_slot_is_released),
         cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
-        cmocka_unit_test(test_a_lost_group_fails_what_runs_and_what_waits_for_it),
+        cmocka_unit_test(test_a_lost_group_fails_only_who_has_a_token),
+        cmocka_unit_test(test_who_runs_again_keeps_its_place),
+        cmocka_unit_test(test_a_request_runs_only_so_often),
+        cmocka_unit_test(test_the_wait_for_a_lost_group_is_bounded),
         cmocka_unit_test(test_short_prompts_pass_a_long_one_that_waits),
         cmocka_unit_test(test_priority_orders_the_queue_and_ages),
         cmocka_unit_test(test_deadlines_pass_in_the_queue_and_in_prefill),

@@ -414,12 +414,11 @@ static void test_a_request_is_refused_until_a_group_is_ready_and_served_then(voi
     CHECK(service_steps(stage->service) > 0);
 }
 
-static void test_a_lost_rank_fails_its_requests_and_a_new_one_serves_again(void **state)
+static void test_a_request_without_a_token_survives_a_lost_rank(void **state)
 {
     struct stage *stage = *state;
     struct seen seen;
     struct player *lost;
-    double begin;
 
     join_two(stage);
     lock();
@@ -430,12 +429,38 @@ static void test_a_lost_rank_fails_its_requests_and_a_new_one_serves_again(void 
     CHECK(wait_for(&stage->players[0].plans, 1));
     lost = by_rank(stage, 1);
     unlock();
-    begin = service_now();
     player_leave(lost);
+    lock();
+    CHECK(wait_for(&not_ready_count, 1));
+    CHECK(!seen.ended && seen.last.phase == PHASE_QUEUED && seen.last.queue_position == 1);
+    by_rank(stage, 0)->hold = false;
+    unlock();
+    CHECK(!service_is_ready(stage->service));
+    player_join(&stage->players[2], service_worker_port(stage->service));
+    lock();
+    CHECK(wait_for(&ready_count, 2));
+    CHECK(wait_for(&seen.ended, 1));
+    CHECK(seen.failure.code == STATUS_OK && seen.tokens == 20 && seen.dones == 1);
+    unlock();
+}
+
+static void test_a_lost_rank_fails_who_has_a_token_and_a_new_one_serves_again(void **state)
+{
+    struct stage *stage = *state;
+    struct seen seen;
+    double begin;
+
+    join_two(stage);
+    CHECK_OK(service_submit_take(stage->service, make(stage->service, &seen, 500, 9000, "")));
+    lock();
+    CHECK(wait_for(&seen.tokens, 1));
+    unlock();
+    begin = service_now();
+    player_leave(by_rank(stage, 1));
     lock();
     CHECK(wait_for(&seen.ended, 1));
     CHECK(service_now() - begin < 2000);
-    CHECK(seen.failure.code == STATUS_UNAVAILABLE);
+    CHECK(seen.failure.code == STATUS_UNAVAILABLE && seen.dones == 0);
     CHECK(strstr(seen.failure.text, "rank 1 of group 0 (played, process 4)"));
     CHECK(wait_for(&not_ready_count, 1));
     unlock();
@@ -443,7 +468,6 @@ static void test_a_lost_rank_fails_its_requests_and_a_new_one_serves_again(void 
     player_join(&stage->players[2], service_worker_port(stage->service));
     lock();
     CHECK(wait_for(&ready_count, 2));
-    by_rank(stage, 0)->hold = false;
     unlock();
     CHECK_OK(service_submit_take(stage->service, make(stage->service, &seen, 500, 5, "")));
     lock();
@@ -621,8 +645,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             test_a_request_is_refused_until_a_group_is_ready_and_served_then, open_stage,
             close_stage),
+        cmocka_unit_test_setup_teardown(test_a_request_without_a_token_survives_a_lost_rank,
+                                        open_stage, close_stage),
         cmocka_unit_test_setup_teardown(
-            test_a_lost_rank_fails_its_requests_and_a_new_one_serves_again, open_stage,
+            test_a_lost_rank_fails_who_has_a_token_and_a_new_one_serves_again, open_stage,
             close_stage),
         cmocka_unit_test_setup_teardown(test_a_cancel_in_prefill_ends_the_request_at_once,
                                         open_stage, close_stage),

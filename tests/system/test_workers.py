@@ -43,39 +43,6 @@ def answers_right(service, case):
     return answer.ids[:3] == case["answer_ids"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_worker_fails_the_request_and_the_group_forms_again(needle_cases, rank, how):
-    with Service(NEEDLE, workers=2, dtype="float32") as service:
-        watch = Watch(service)
-        watch.wait_for([SERVING], 5)
-        ids = service.tokenize(needle_cases[131072][0]["prompt"])
-        call = service.inference.Generate(
-            api.GenerateRequest(**prompt(ids=ids), sampling=sampling(max_tokens=5)), timeout=300)
-        for response in call:
-            if response.progress.phase == api.PHASE_PREFILL:
-                break
-        before = service.workers()
-        os.kill(before[rank], how)
-        begin = time.monotonic()
-        with pytest.raises(grpc.RpcError) as error:
-            for response in call:
-                pass
-        took = time.monotonic() - begin
-        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert "rank" in error.value.details()
-        assert took < 2, f"the request failed only after {took:.1f} s"
-        watch.wait_for([SERVING, NOT_SERVING, SERVING], 60)
-        after = service.workers()
-        assert len(after) == 2 and before[rank] not in after
-        assert before[1 - rank] in after, "the survivor keeps its weights"
-        assert answers_right(service, needle_cases[1024][0])
-        (group,) = service.status().groups
-        assert group.state == "ready" and group.running_requests == 0
-        assert not any(service.pages_used())
-        watch.call.cancel()
-
-
 def test_a_worker_killed_while_idle_is_replaced(needle_cases):
     with Service(NEEDLE, workers=2, dtype="float32") as service:
         watch = Watch(service)
