@@ -34,6 +34,7 @@ void answer_fini(struct answer *answer)
     for (int i = 0; i < answer->n; i++) {
         free(answer->outputs[i].text);
         free(answer->outputs[i].ids);
+        free(answer->outputs[i].logprobs);
         free(answer->outputs[i].stop_string);
     }
 }
@@ -65,6 +66,31 @@ static status output_at(struct answer *answer, uint32_t index, struct answer_out
     return STATUS_OK;
 }
 
+static status take_logprobs(struct answer_output *output, const Winnow__V1__Tokens *tokens)
+{
+    void *logprobs = output->logprobs;
+    status st =
+        make_room(&logprobs, &output->logprob_capacity, output->n_logprobs + tokens->n_logprobs,
+                  ANSWER_MAX_IDS, sizeof(*output->logprobs));
+
+    output->logprobs = logprobs;
+    for (size_t i = 0; !st && i < tokens->n_logprobs; i++) {
+        const Winnow__V1__Logprob *from = tokens->logprobs[i];
+        struct answer_logprob *to = &output->logprobs[output->n_logprobs];
+        if (from->n_top_ids > ANSWER_MAX_TOP || from->n_top_ids != from->n_top_logprobs) {
+            return status_fail(STATUS_INTERNAL, "the server sent %zu ids of %zu logprobs",
+                               from->n_top_ids, from->n_top_logprobs);
+        }
+        *to = (struct answer_logprob){from->id, from->logprob, (uint32_t)from->n_top_ids, {0}, {0}};
+        for (uint32_t j = 0; j < to->n_top; j++) {
+            to->top_ids[j] = from->top_ids[j];
+            to->top_logprobs[j] = from->top_logprobs[j];
+        }
+        output->n_logprobs++;
+    }
+    return st;
+}
+
 status answer_tokens(struct answer *answer, const Winnow__V1__Tokens *tokens)
 {
     struct answer_output *output = &answer->outputs[0];
@@ -94,7 +120,7 @@ status answer_tokens(struct answer *answer, const Winnow__V1__Tokens *tokens)
         memcpy(output->ids + output->n_ids, tokens->ids, tokens->n_ids * sizeof(*tokens->ids));
         output->n_ids += tokens->n_ids;
     }
-    return st;
+    return st || !tokens->n_logprobs ? st : take_logprobs(output, tokens);
 }
 
 status answer_done(struct answer *answer, const Winnow__V1__Done *done)
@@ -138,6 +164,36 @@ status answer_check_complete(const struct answer *answer)
 
 /* ---- JSON ---- */
 
+static bool add_logprob(cJSON *list, const struct answer_logprob *from)
+{
+    cJSON *object = cJSON_CreateObject();
+    bool ok = object && cJSON_AddItemToArray(list, object) &&
+              cJSON_AddNumberToObject(object, "id", from->id) &&
+              cJSON_AddNumberToObject(object, "logprob", (double)from->logprob);
+    cJSON *ids = ok ? cJSON_AddArrayToObject(object, "top_ids") : NULL;
+    cJSON *values = ids ? cJSON_AddArrayToObject(object, "top_logprobs") : NULL;
+
+    ok = values != NULL;
+    for (uint32_t i = 0; ok && i < from->n_top; i++) {
+        cJSON *id = cJSON_CreateNumber(from->top_ids[i]);
+        ok = id && cJSON_AddItemToArray(ids, id);
+        cJSON *value = ok ? cJSON_CreateNumber((double)from->top_logprobs[i]) : NULL;
+        ok = value && cJSON_AddItemToArray(values, value);
+    }
+    return ok;
+}
+
+static bool add_logprobs(cJSON *object, const struct answer_output *output)
+{
+    cJSON *list = output->n_logprobs ? cJSON_AddArrayToObject(object, "logprobs") : NULL;
+    bool ok = list || !output->n_logprobs;
+
+    for (size_t i = 0; ok && i < output->n_logprobs; i++) {
+        ok = add_logprob(list, &output->logprobs[i]);
+    }
+    return ok;
+}
+
 static bool add_output(cJSON *object, const struct answer_output *output)
 {
     cJSON *ids = cJSON_AddArrayToObject(object, "ids");
@@ -150,7 +206,7 @@ static bool add_output(cJSON *object, const struct answer_output *output)
     const char *stop = output->stop_string ? output->stop_string : "";
     return ok && cJSON_AddStringToObject(object, "finish_reason", reason_name(output->reason)) &&
            json_text_add(object, "stop_string", stop, strlen(stop)) &&
-           json_text_add_whole(object, "seed", output->seed);
+           json_text_add_whole(object, "seed", output->seed) && add_logprobs(object, output);
 }
 
 static bool add_usage(cJSON *object, const Winnow__V1__Usage *u)

@@ -5,11 +5,24 @@
 #include "cli/generate_options.h"
 #include "winnow/v1/inference.pb-c.h"
 
+enum { ANSWER_MAX_TOP = 20 };
+
+/* Of one token, as the server sent it. */
+struct answer_logprob {
+    uint32_t id;
+    float logprob;
+    uint32_t n_top; /* 0..ANSWER_MAX_TOP */
+    uint32_t top_ids[ANSWER_MAX_TOP];
+    float top_logprobs[ANSWER_MAX_TOP];
+};
+
 struct answer_output {
     char *text;
     size_t bytes, text_capacity;
     uint32_t *ids;
     size_t n_ids, id_capacity;
+    struct answer_logprob *logprobs; /* NULL: none came */
+    size_t n_logprobs, logprob_capacity;
     bool done;
     Winnow__V1__FinishReason reason;
     char *stop_string;

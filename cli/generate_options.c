@@ -41,6 +41,7 @@ static const struct generate_options unset = {
     .top_k = UNSET_INT,
     .seed = UNSET_INT,
     .samples = 1,
+    .logprobs = UNSET_INT,
     .temperature = UNSET_DOUBLE,
     .top_p = UNSET_DOUBLE,
     .min_p = UNSET_DOUBLE,
@@ -80,6 +81,8 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
         {"presence-penalty", OPTION_DOUBLE, &o->presence_penalty, "X", "0: off", -1e9, 1e9},
         {"seed", OPTION_INT, &o->seed, "N", "of the random numbers", 0, 9e18},
         {"samples", OPTION_INT, &o->samples, "N", "answers", 1, GENERATE_MAX_SAMPLES},
+        {"logprobs", OPTION_INT, &o->logprobs, "N", "show the token's and N likeliest (JSON)", 0,
+         20},
         {"stop", OPTION_LIST, &o->stop, "TEXT", "end before this text", 0, 0},
         {"stop-id", OPTION_LIST, &o->stop_ids, "ID", "end at this token", 0, 0},
         {"ignore-eos", OPTION_FLAG, &o->ignore_eos, NULL, "go on after the end token", 0, 0},
@@ -140,6 +143,9 @@ static void fill_counts(Winnow__V1__Sampling *s, const struct generate_options *
     }
     if (o->samples != 1) {
         SET(s, n, WINNOW__V1__SAMPLING___N_N, (uint32_t)o->samples);
+    }
+    if (o->logprobs != UNSET_INT) {
+        SET(s, logprobs, WINNOW__V1__SAMPLING___LOGPROBS_LOGPROBS, (uint32_t)o->logprobs);
     }
     if (o->ignore_eos) {
         SET(s, ignore_eos, WINNOW__V1__SAMPLING___IGNORE_EOS_IGNORE_EOS, 1);

@@ -30,7 +30,7 @@ struct generate_options {
     double deadline_s;
     bool json, quiet;
     const char *json_file; /* NULL: none */
-    int64_t max_tokens, min_tokens, top_k, seed, samples;
+    int64_t max_tokens, min_tokens, top_k, seed, samples, logprobs;
     double temperature, top_p, min_p;
     double repetition_penalty, frequency_penalty, presence_penalty;
     struct option_list stop, stop_ids;

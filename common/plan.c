@@ -60,8 +60,10 @@ static void write_sampling(Winnow__V1__Sampling *out, const struct sampling *sam
     out->presence_penalty = sampling->presence_penalty;
     out->_seed_case = WINNOW__V1__SAMPLING___SEED_SEED;
     out->seed = sampling->seed;
-    out->_logprobs_case = WINNOW__V1__SAMPLING___LOGPROBS_LOGPROBS;
-    out->logprobs = sampling->logprobs;
+    if (sampling->logprobs > 0) {
+        out->_logprobs_case = WINNOW__V1__SAMPLING___LOGPROBS_LOGPROBS;
+        out->logprobs = sampling->logprobs - 1;
+    }
 }
 
 static void write_begin(struct begin_wire *out, const struct plan_begin *begin)
@@ -177,7 +179,7 @@ static void read_sampling(struct sampling *out, const Winnow__V1__Sampling *m, u
         .presence_penalty = m->presence_penalty,
         .seed = m->seed,
         .sample = sample,
-        .logprobs = m->logprobs,
+        .logprobs = m->_logprobs_case ? m->logprobs + 1 : 0,
     };
 }
 
@@ -191,6 +193,10 @@ static status read_begin(struct plan_begin *out, const Winnow__V1__PlanBegin *m,
     }
     if (!m->compression || !m->sampling) {
         return status_fail(STATUS_INVALID, "plan: begin of slot %u lacks parameters", m->slot);
+    }
+    if (m->sampling->logprobs > PLAN_MAX_LOGPROBS) {
+        return status_fail(STATUS_INVALID, "plan: %u logprobs, at most %d", m->sampling->logprobs,
+                           PLAN_MAX_LOGPROBS);
     }
     for (size_t i = 0; i < m->n_prompt; i++) {
         if (m->prompt[i] >= (uint32_t)config->vocab) {

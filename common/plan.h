@@ -20,6 +20,7 @@ enum plan_limits {
     PLAN_MAX_SLOTS = 1024,  /* sequences alive in one group */
     PLAN_MAX_DECODE = 64,   /* rows of one decode step: the kernels fix their order up to here */
     PLAN_MAX_ADVANCE = 256, /* slices of one plan */
+    PLAN_MAX_LOGPROBS = 20, /* likeliest tokens reported with a chosen one */
     PLAN_MAX_PROMPTS = 4,   /* sequences of one group in their prompt phase */
     PLAN_ROW_STEP = 32,     /* a prompt's first row is a multiple of this */
 };
@@ -61,9 +62,18 @@ struct plan {
     void *owned;            /* memory behind the arrays of a decoded plan */
 };
 
+/* Of the raw distribution; the lists are borrowed. */
+struct result_logprob {
+    float logprob; /* of the chosen token */
+    uint32_t n_top;
+    const uint32_t *top_ids; /* likeliest first, ties to the lowest id */
+    const float *top_logprobs;
+};
+
 struct result_token {
     uint32_t slot;
     uint32_t id;
+    const struct result_logprob *logprob; /* NULL: not asked for */
 };
 
 /* What one cache head kept; of replicated heads only replica 0 reports. */

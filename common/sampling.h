@@ -15,8 +15,8 @@ struct sampling {
     float frequency_penalty;  /* 0 */
     float presence_penalty;   /* 0 */
     uint64_t seed;
-    uint32_t sample; /* which of n */
-    uint32_t logprobs;
+    uint32_t sample;   /* which of n */
+    uint32_t logprobs; /* 0: none; else 1 more than how many of the likeliest tokens */
 };
 
 #endif

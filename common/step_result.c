@@ -15,6 +15,7 @@ static status no_memory(void)
 struct result_wire {
     Winnow__V1__StepToken *tokens;
     Winnow__V1__StepToken **token_list;
+    Winnow__V1__Logprob *logprobs;
     Winnow__V1__StepPrompt *prompts;
     Winnow__V1__StepPrompt **prompt_list;
     Winnow__V1__StepHead *heads;
@@ -28,6 +29,7 @@ static status alloc_wire(struct result_wire *out, const struct step_result *resu
     *out = (struct result_wire){
         .tokens = calloc(result->n_tokens + 1, sizeof(*out->tokens)),
         .token_list = calloc(result->n_tokens + 1, sizeof(Winnow__V1__StepToken *)),
+        .logprobs = calloc(result->n_tokens + 1, sizeof(*out->logprobs)),
         .prompts = calloc(result->n_prompts + 1, sizeof(*out->prompts)),
         .prompt_list = calloc(result->n_prompts + 1, sizeof(Winnow__V1__StepPrompt *)),
         .heads = calloc(heads + 1, sizeof(*out->heads)),
@@ -35,8 +37,9 @@ static status alloc_wire(struct result_wire *out, const struct step_result *resu
         .logits = calloc(result->n_logits + 1, sizeof(*out->logits)),
         .logit_list = calloc(result->n_logits + 1, sizeof(Winnow__V1__StepLogits *)),
     };
-    bool complete = out->tokens && out->token_list && out->prompts && out->prompt_list &&
-                    out->heads && out->head_list && out->logits && out->logit_list;
+    bool complete = out->tokens && out->token_list && out->logprobs && out->prompts &&
+                    out->prompt_list && out->heads && out->head_list && out->logits &&
+                    out->logit_list;
     return complete ? STATUS_OK : no_memory();
 }
 
@@ -44,12 +47,23 @@ static void free_wire(struct result_wire *wire)
 {
     free(wire->tokens);
     free(wire->token_list);
+    free(wire->logprobs);
     free(wire->prompts);
     free(wire->prompt_list);
     free(wire->heads);
     free(wire->head_list);
     free(wire->logits);
     free(wire->logit_list);
+}
+
+static void write_logprob(Winnow__V1__Logprob *out, const struct result_token *token)
+{
+    winnow__v1__logprob__init(out);
+    out->id = token->id;
+    out->logprob = token->logprob->logprob;
+    out->n_top_ids = out->n_top_logprobs = token->logprob->n_top;
+    out->top_ids = (uint32_t *)token->logprob->top_ids; /* packing only reads, here and below */
+    out->top_logprobs = (float *)token->logprob->top_logprobs;
 }
 
 static void write_prompt(Winnow__V1__StepPrompt *out, const struct result_prompt *prompt,
@@ -62,7 +76,7 @@ static void write_prompt(Winnow__V1__StepPrompt *out, const struct result_prompt
     out->kv_bytes_full = prompt->kv_bytes_full;
     out->kv_heads = prompt->kv_heads;
     out->n_tokens_in = prompt->n_tokens_in;
-    out->tokens_in = (uint32_t *)prompt->tokens_in; /* packing only reads, here and below */
+    out->tokens_in = (uint32_t *)prompt->tokens_in;
     out->n_propagated = prompt->n_propagated;
     out->propagated = (uint32_t *)prompt->propagated;
     for (uint32_t i = 0; i < prompt->n_heads; i++) {
@@ -87,6 +101,10 @@ static void fill_lists(struct result_wire *wire, const struct step_result *resul
         winnow__v1__step_token__init(&wire->tokens[i]);
         wire->tokens[i].slot = result->tokens[i].slot;
         wire->tokens[i].id = result->tokens[i].id;
+        if (result->tokens[i].logprob) {
+            write_logprob(&wire->logprobs[i], &result->tokens[i]);
+            wire->tokens[i].logprob = &wire->logprobs[i];
+        }
         wire->token_list[i] = &wire->tokens[i];
     }
     for (uint32_t i = 0; i < result->n_prompts; i++) {
@@ -156,6 +174,7 @@ status step_result_encode(const struct step_result *result, uint8_t **out, size_
 struct decoded_result {
     Winnow__V1__StepResult *message;
     struct result_token *tokens;
+    struct result_logprob *logprobs;
     struct result_prompt *prompts;
     struct result_head *heads;
     struct result_logits *logits;
@@ -168,6 +187,7 @@ static void free_decoded(struct decoded_result *decoded)
             winnow__v1__step_result__free_unpacked(decoded->message, NULL);
         }
         free(decoded->tokens);
+        free(decoded->logprobs);
         free(decoded->prompts);
         free(decoded->heads);
         free(decoded->logits);
@@ -218,11 +238,35 @@ static status alloc_decoded(struct decoded_result *decoded)
         heads += m->prompts[i]->n_heads;
     }
     decoded->tokens = calloc(m->n_tokens + 1, sizeof(*decoded->tokens));
+    decoded->logprobs = calloc(m->n_tokens + 1, sizeof(*decoded->logprobs));
     decoded->prompts = calloc(m->n_prompts + 1, sizeof(*decoded->prompts));
     decoded->heads = calloc(heads + 1, sizeof(*decoded->heads));
     decoded->logits = calloc(m->n_logits + 1, sizeof(*decoded->logits));
-    bool complete = decoded->tokens && decoded->prompts && decoded->heads && decoded->logits;
+    bool complete = decoded->tokens && decoded->logprobs && decoded->prompts && decoded->heads &&
+                    decoded->logits;
     return complete ? STATUS_OK : no_memory();
+}
+
+static status read_tokens(struct decoded_result *decoded)
+{
+    const Winnow__V1__StepResult *m = decoded->message;
+
+    for (size_t i = 0; i < m->n_tokens; i++) {
+        const Winnow__V1__Logprob *from = m->tokens[i]->logprob;
+        struct result_token *token = &decoded->tokens[i];
+        *token = (struct result_token){.slot = m->tokens[i]->slot, .id = m->tokens[i]->id};
+        if (!from) {
+            continue;
+        }
+        if (from->n_top_ids > PLAN_MAX_LOGPROBS || from->n_top_ids != from->n_top_logprobs) {
+            return status_fail(STATUS_INVALID, "a step result with %zu ids of %zu logprobs",
+                               from->n_top_ids, from->n_top_logprobs);
+        }
+        decoded->logprobs[i] = (struct result_logprob){from->logprob, (uint32_t)from->n_top_ids,
+                                                       from->top_ids, from->top_logprobs};
+        token->logprob = &decoded->logprobs[i];
+    }
+    return STATUS_OK;
 }
 
 static void read_lists(struct decoded_result *decoded)
@@ -230,9 +274,6 @@ static void read_lists(struct decoded_result *decoded)
     const Winnow__V1__StepResult *m = decoded->message;
     size_t heads = 0;
 
-    for (size_t i = 0; i < m->n_tokens; i++) {
-        decoded->tokens[i] = (struct result_token){m->tokens[i]->slot, m->tokens[i]->id};
-    }
     for (size_t i = 0; i < m->n_prompts; i++) {
         read_prompt(&decoded->prompts[i], decoded->heads + heads, m->prompts[i]);
         heads += m->prompts[i]->n_heads;
@@ -261,6 +302,9 @@ status step_result_decode(struct step_result *out, const uint8_t *data, size_t b
         return status_fail(STATUS_INVALID, "%zu bytes are not a step result", bytes);
     }
     status st = alloc_decoded(decoded);
+    if (!st) {
+        st = read_tokens(decoded);
+    }
     if (st) {
         free_decoded(decoded);
         return st;

@@ -76,12 +76,13 @@ static void on_progress(void *context, void *user, const struct request_progress
     live->request->sink->progress(live->request, progress);
 }
 
-static bool on_token(void *context, void *user, uint32_t sample, uint32_t id, bool stop)
+static bool on_token(void *context, void *user, uint32_t sample, const struct result_token *token,
+                     bool stop)
 {
     struct live *live = user;
 
     (void)context;
-    return live->request->sink->token(live->request, sample, id, stop);
+    return live->request->sink->token(live->request, sample, token, stop);
 }
 
 static void on_sample_done(void *context, void *user, const struct request_done *done)

@@ -39,16 +39,36 @@ status frontend_reply_progress(struct frontend_packed *out, const struct request
     return pack(out, &response);
 }
 
-status frontend_reply_tokens(struct frontend_packed *out, uint32_t sample, const uint32_t *ids,
-                             size_t n_ids, const char *text, size_t bytes)
+static void fill_logprob(Winnow__V1__Logprob *out, const struct result_token *token)
+{
+    const struct result_logprob *from = token->logprob;
+
+    out->id = token->id;
+    out->logprob = from->logprob;
+    out->n_top_ids = from->n_top;
+    out->top_ids = (uint32_t *)from->top_ids;
+    out->n_top_logprobs = from->n_top;
+    out->top_logprobs = (float *)from->top_logprobs;
+}
+
+status frontend_reply_token(struct frontend_packed *out, uint32_t sample,
+                            const struct result_token *token, const char *text, size_t bytes)
 {
     Winnow__V1__GenerateResponse response = WINNOW__V1__GENERATE_RESPONSE__INIT;
     Winnow__V1__Tokens tokens = WINNOW__V1__TOKENS__INIT;
+    Winnow__V1__Logprob logprob = WINNOW__V1__LOGPROB__INIT;
+    Winnow__V1__Logprob *logprobs[] = {&logprob};
+    uint32_t id = token ? token->id : 0;
 
     tokens.index = sample;
-    tokens.n_ids = n_ids;
-    tokens.ids = (uint32_t *)ids;
+    tokens.n_ids = token ? 1 : 0;
+    tokens.ids = &id;
     tokens.text = borrow(text, bytes);
+    if (token && token->logprob) {
+        fill_logprob(&logprob, token);
+        tokens.n_logprobs = 1;
+        tokens.logprobs = logprobs;
+    }
     response.event_case = WINNOW__V1__GENERATE_RESPONSE__EVENT_TOKENS;
     response.tokens = &tokens;
     return pack(out, &response);

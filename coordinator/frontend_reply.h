@@ -18,9 +18,9 @@ struct frontend_packed {
 
 status frontend_reply_progress(struct frontend_packed *out, const struct request_progress *from);
 
-/* `n_ids` ids and the text that became whole with them. */
-status frontend_reply_tokens(struct frontend_packed *out, uint32_t sample, const uint32_t *ids,
-                             size_t n_ids, const char *text, size_t bytes);
+/* A token, which may be NULL, and the text that became whole with it. */
+status frontend_reply_token(struct frontend_packed *out, uint32_t sample,
+                            const struct result_token *token, const char *text, size_t bytes);
 
 /* `stop` is the stop string that ended the sample, or NULL. */
 status frontend_reply_done(struct frontend_packed *out, const struct request_done *from,

@@ -275,11 +275,6 @@ static status take_probabilities(struct sampling *out, const Winnow__V1__Samplin
     return st;
 }
 
-static status unimplemented(const char *field)
-{
-    return status_fail(STATUS_UNIMPLEMENTED, "sampling.%s: this server cannot do it yet", field);
-}
-
 static status take_penalties(struct sampling *out, const Winnow__V1__Sampling *m)
 {
     status st = take_float(&out->repetition_penalty, m->_repetition_penalty_case != 0,
@@ -293,16 +288,7 @@ static status take_penalties(struct sampling *out, const Winnow__V1__Sampling *m
         st = take_float(&out->presence_penalty, m->_presence_penalty_case != 0, m->presence_penalty,
                         -2.0, 2.0, false, "presence_penalty");
     }
-    if (st) {
-        return st;
-    }
-    if (out->repetition_penalty != 1.0F) {
-        return unimplemented("repetition_penalty");
-    }
-    if (out->frequency_penalty != 0.0F) {
-        return unimplemented("frequency_penalty");
-    }
-    return out->presence_penalty != 0.0F ? unimplemented("presence_penalty") : STATUS_OK;
+    return st;
 }
 
 static status take_counts(struct request *out, const Winnow__V1__Sampling *m)
@@ -326,14 +312,15 @@ static status take_counts(struct request *out, const Winnow__V1__Sampling *m)
         return status_fail(STATUS_INVALID, "sampling.n is %u; it must be 1 to %d", m->n,
                            REQUEST_MAX_SAMPLES);
     }
-    if (m->_logprobs_case && m->logprobs > FRONTEND_MAX_LOGPROBS) {
+    if (m->_logprobs_case && m->logprobs > PLAN_MAX_LOGPROBS) {
         return status_fail(STATUS_INVALID, "sampling.logprobs is %u; it must be 0 to %d",
-                           m->logprobs, FRONTEND_MAX_LOGPROBS);
+                           m->logprobs, PLAN_MAX_LOGPROBS);
     }
-    if (m->_n_case && m->n > 1) {
-        return unimplemented("n");
+    if (m->_n_case) {
+        out->n_samples = m->n;
     }
-    return m->_logprobs_case ? unimplemented("logprobs") : STATUS_OK;
+    sampling->logprobs = m->_logprobs_case ? 1 + m->logprobs : 0;
+    return STATUS_OK;
 }
 
 static status take_stop_strings(const struct frontend_rules *rules, struct stop_set *stops,

@@ -19,7 +19,6 @@
 
 enum frontend_request_limits {
     FRONTEND_MAX_TEMPERATURE = 100,
-    FRONTEND_MAX_LOGPROBS = 20,
     FRONTEND_MAX_CHAT = 4096, /* messages */
 };
 

@@ -53,7 +53,8 @@ static status next_text(struct exchange *exchange, struct sample *sample, bool w
     return stop_text_push(&sample->text, &exchange->stops, watch, piece, bytes, out, out_bytes);
 }
 
-static bool on_token(struct request *request, uint32_t index, uint32_t id, bool stop)
+static bool on_token(struct request *request, uint32_t index, const struct result_token *token,
+                     bool stop)
 {
     struct exchange *exchange = request->context;
     struct sample *sample = &exchange->samples[index];
@@ -65,10 +66,10 @@ static bool on_token(struct request *request, uint32_t index, uint32_t id, bool 
     sample->n_tokens++;
     if (sample->tokens && !stop) {
         bool watch = sample->n_tokens >= request->sampling.min_tokens;
-        st = next_text(exchange, sample, watch, id, &text, &bytes);
+        st = next_text(exchange, sample, watch, token->id, &text, &bytes);
     }
     if (!st) {
-        st = frontend_reply_tokens(&packed, index, &id, 1, text, bytes);
+        st = frontend_reply_token(&packed, index, token, text, bytes);
     }
     send_or_fail(exchange, st, &packed);
     return sample->text.found >= 0;
@@ -93,7 +94,7 @@ static status flush_text(struct exchange *exchange, uint32_t index)
             stop_text_finish(&sample->text, &parts[1], &bytes[1]);
         }
         if (!st && bytes[i]) {
-            st = frontend_reply_tokens(&packed, index, NULL, 0, parts[i], bytes[i]);
+            st = frontend_reply_token(&packed, index, NULL, parts[i], bytes[i]);
             send_or_fail(exchange, st, &packed);
         }
     }

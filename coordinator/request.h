@@ -108,7 +108,8 @@ struct request_sink {
     void (*progress)(struct request *request, const struct request_progress *progress);
     /* The next token of a sample.  `stop`: it is a stop token, so the last of the sample and
      * without text.  True ends the sample with FINISH_STOP_STRING. */
-    bool (*token)(struct request *request, uint32_t sample, uint32_t id, bool stop);
+    bool (*token)(struct request *request, uint32_t sample, const struct result_token *token,
+                  bool stop);
     /* Once for each sample, unless the request fails. */
     void (*done)(struct request *request, const struct request_done *done);
     /* The request goes back to its maker.  NULL: every sample is done.  Otherwise it failed (or

@@ -36,7 +36,8 @@ enum scheduler_limits {
 struct scheduler_sink {
     void (*progress)(void *context, void *user, const struct request_progress *progress);
     /* True: the sample ends here (a stop string). */
-    bool (*token)(void *context, void *user, uint32_t sample, uint32_t id, bool stop);
+    bool (*token)(void *context, void *user, uint32_t sample, const struct result_token *token,
+                  bool stop);
     /* kv_* of the usage and the trace are not the scheduler's. */
     void (*done)(void *context, void *user, const struct request_done *done);
     /* Once and last for each submitted request, which is not touched any more. */

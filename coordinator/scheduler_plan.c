@@ -243,7 +243,8 @@ static void first_token(struct scheduler *s, struct sequence *sequence, double n
     job_report(s, job, now);
 }
 
-static void take_token(struct scheduler *s, struct sequence *sequence, uint32_t id, double now)
+static void take_token(struct scheduler *s, struct sequence *sequence,
+                       const struct result_token *token, double now)
 {
     const struct request *request = sequence->job->request;
     const struct scheduler_sink *sink = &s->config.sink;
@@ -253,8 +254,8 @@ static void take_token(struct scheduler *s, struct sequence *sequence, uint32_t 
     if (sequence->got == 1) {
         first_token(s, sequence, now);
     }
-    stop = is_stop(s, sequence, id);
-    if (sink->token(sink->context, sequence->job->user, sequence->sample, id, stop)) {
+    stop = is_stop(s, sequence, token->id);
+    if (sink->token(sink->context, sequence->job->user, sequence->sample, token, stop)) {
         sequence_end(s, sequence, FINISH_STOP_STRING, now);
     } else if (stop) {
         sequence_end(s, sequence, FINISH_STOP_TOKEN, now);
@@ -368,7 +369,7 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
         if (sequence != flight.advanced) {
             sequence->collective_ms += result->collective_ms;
         }
-        take_token(s, sequence, token->id, now);
+        take_token(s, sequence, token, now);
     }
     group_changed(s, group);
     scheduler_settle(s, now);

@@ -87,11 +87,11 @@ status stop_text_push(struct stop_text *text, const struct stop_set *set, bool w
     if (st) {
         return st;
     }
-    if (!watch || !set->n) {
+    if (!set->n) {
         release(text, text->bytes, out, out_bytes);
         return STATUS_OK;
     }
-    for (size_t end = held + 1; end <= text->bytes; end++) {
+    for (size_t end = held + 1; watch && end <= text->bytes; end++) {
         text->found = ends_at(text, set, end);
         if (text->found >= 0) {
             text->bytes = end - set->strings[text->found].bytes;

@@ -41,7 +41,8 @@ void stop_text_init(struct stop_text *text);
 void stop_text_fini(struct stop_text *text);
 
 /* *out (borrowed until the next call) is what may be released now; text->found tells whether a
- * stop string ends it.  With `watch` false the piece passes unexamined. */
+ * stop string ends it.  With `watch` false no string may end within this
+ * piece; one that begins in it may end in a later one. */
 status stop_text_push(struct stop_text *text, const struct stop_set *set, bool watch,
                       const char *piece, size_t bytes, const char **out, size_t *out_bytes);
 

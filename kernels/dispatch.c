@@ -262,6 +262,13 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
     return dev->backend->decode_mass(dev, out, stride, args, how);
 }
 
+status op_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
+                   int first_id, const struct penalty *penalties)
+{
+    assert(rows >= 0 && n >= 0 && first_id >= 0 && out != logits);
+    return dev->backend->penalize(dev, out, logits, rows, n, first_id, penalties);
+}
+
 status op_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                int first_id, const struct draw *draws)
 {

@@ -225,6 +225,22 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
                       const struct decode_attention *args, enum group_reduce how);
 
 /*
+ * Penalties on the tokens that a sequence has seen, before anything else is done with its logits.
+ * Of row r with x = logits[r][i], i < n, id first_id + i: a token that was seen at all has
+ * x / repetition if x > 0, else x * repetition; from that go frequency * (how often it was
+ * generated), and presence if it was generated.  Formed in double and rounded once.
+ */
+enum { OP_SEEN_GENERATED = 0x7fffffff }; /* bits of `seen` that count; the top one: in the prompt */
+struct penalty {
+    float repetition, frequency, presence;
+    int32_t token;  /* generated since the last call: it joins `seen` first; -1: none */
+    uint32_t *seen; /* (n) of this sequence alone, on the device; NULL: the row is copied */
+};
+/* out, logits (rows, n) float32, not aliased; penalties (rows). */
+status op_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
+                   int first_id, const struct penalty *penalties);
+
+/*
  * Choosing tokens from one rank's vocabulary rows.  Perturbed value of token id for a row:
  * z = logit when noise is off, else logit / temperature + G, where G is Gumbel noise that is a
  * function of (seed, sample, step, id) alone; the largest z over all ranks is then an exact

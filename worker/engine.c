@@ -4,6 +4,8 @@
 #include "worker/decode.h"
 #include "worker/evict.h"
 #include "worker/forward.h"
+#include "worker/logprobs.h"
+#include "worker/penalties.h"
 #include "worker/policy.h"
 #include "worker/prefill.h"
 #include "worker/ranked.h"
@@ -16,7 +18,9 @@
 struct engine {
     struct member member;
     struct kvcache *cache;
+    struct penalties *penalties;
     struct sampler *sampler;
+    struct logprobs *logprobs;
     struct prompt_phases *phases;
     struct results results;
     struct sequence sequences[PLAN_MAX_SLOTS];
@@ -47,8 +51,8 @@ struct engine_memory engine_memory(const struct model *model, enum dtype dtype,
 
     prefill_bytes(model, dtype, (int)plan_prompt_rows((uint32_t)config->max_context), &out.hidden,
                   &out.layer_kv, &rest);
-    out.step =
-        rest + scratch_bytes(model, dtype, config->max_context, ranks) + sampler_bytes(ranks);
+    out.step = rest + scratch_bytes(model, dtype, config->max_context, ranks) +
+               penalties_bytes(model) + sampler_bytes(ranks) + logprobs_bytes(ranks);
     out.pool = (uint64_t)kvcache_pages_for(&cache, dtype) * kvcache_page_bytes(&cache, dtype);
     return out;
 }
@@ -76,7 +80,13 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
         st = kvcache_create(&engine->cache, dev, &cache);
     }
     if (!st) {
+        st = penalties_create(&engine->penalties, &engine->member);
+    }
+    if (!st) {
         st = sampler_create(&engine->sampler, &engine->member);
+    }
+    if (!st) {
+        st = logprobs_create(&engine->logprobs, &engine->member);
     }
     if (!st) {
         st = prefill_create(&engine->phases, &engine->member, engine->cache);
@@ -89,6 +99,13 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
     return STATUS_OK;
 }
 
+static void free_sequence(struct engine *engine, struct sequence *sequence)
+{
+    device_free(engine->member.dev, sequence->ranked);
+    device_free(engine->member.dev, sequence->seen);
+    sequence_fini(sequence);
+}
+
 void engine_close(struct engine *engine)
 {
     if (!engine) {
@@ -96,13 +113,14 @@ void engine_close(struct engine *engine)
     }
     results_reset(&engine->results);
     prefill_destroy(engine->phases);
+    for (int i = 0; i < PLAN_MAX_SLOTS; i++) {
+        free_sequence(engine, &engine->sequences[i]);
+    }
+    logprobs_destroy(engine->logprobs);
     sampler_destroy(engine->sampler);
+    penalties_destroy(engine->penalties);
     kvcache_destroy(engine->cache);
     scratch_destroy(engine->member.scratch);
-    for (int i = 0; i < PLAN_MAX_SLOTS; i++) {
-        device_free(engine->member.dev, engine->sequences[i].ranked);
-        sequence_fini(&engine->sequences[i]);
-    }
     free(engine);
 }
 
@@ -151,8 +169,7 @@ static status release_slot(struct engine *engine, uint32_t slot)
         prefill_end(phase);
     }
     kvcache_release(engine->cache, (int)slot);
-    device_free(engine->member.dev, sequence->ranked);
-    sequence_fini(sequence);
+    free_sequence(engine, sequence);
     return STATUS_OK;
 }
 
@@ -244,6 +261,9 @@ static status begin_slot(struct engine *engine, const struct plan_begin *begin)
             st = status_fail(STATUS_EXHAUSTED, "policies: out of memory");
         }
     }
+    if (!st) {
+        st = penalties_begin(engine->penalties, sequence, prompt, sequence->n_prompt);
+    }
     return st ? status_note(st, "slot %u", begin->slot) : open_cache(engine, sequence);
 }
 
@@ -265,12 +285,35 @@ static status report_logits(struct engine *engine, const struct sequence *sequen
                                 n * sizeof(*values));
 }
 
+/* found (n): of the chosen `ids`; NULL where not asked for. */
+static status find_logprobs(struct engine *engine, struct logprobs_found **found,
+                            struct sequence *const *rows, const int32_t *ids, int n)
+{
+    struct logprobs_found *list[PLAN_MAX_DECODE];
+    struct logprobs_row wanted[PLAN_MAX_DECODE];
+    int n_wanted = 0;
+
+    for (int i = 0; i < n; i++) {
+        uint32_t logprobs = rows[i]->sampling.logprobs;
+        found[i] = logprobs > 0 ? results_found(&engine->results) : NULL;
+        if (found[i]) {
+            wanted[n_wanted] = (struct logprobs_row){i, ids[i], (int)logprobs - 1};
+            list[n_wanted++] = found[i];
+        }
+    }
+    return n_wanted > 0 ? logprobs_find(engine->logprobs, list, engine->member.scratch->logits,
+                                        wanted, n_wanted)
+                        : STATUS_OK;
+}
+
 /* The next token of each sequence, from the logits in scratch. */
 static status choose_tokens(struct engine *engine, struct sequence *const *rows, int n, bool prompt)
 {
     struct member *member = &engine->member;
     struct sampler_row draws[PLAN_MAX_DECODE];
+    struct logprobs_found *found[PLAN_MAX_DECODE];
     int32_t ids[PLAN_MAX_DECODE];
+    const float *logits;
     status st = STATUS_OK;
 
     for (int i = 0; !st && i < n; i++) {
@@ -278,14 +321,20 @@ static status choose_tokens(struct engine *engine, struct sequence *const *rows,
         st = report_logits(engine, rows[i], i, prompt);
     }
     if (!st) {
-        st = sampler_choose(engine->sampler, ids, member->scratch->logits, draws, n);
+        st = penalties_apply(engine->penalties, &logits, member->scratch->logits, rows, n);
+    }
+    if (!st) {
+        st = sampler_choose(engine->sampler, ids, logits, draws, n);
+    }
+    if (!st) {
+        st = find_logprobs(engine, found, rows, ids, n);
     }
     for (int i = 0; !st && i < n; i++) {
         rows[i]->token = ids[i];
         rows[i]->n_chosen++;
         member->shared_hash = member_hash(member->shared_hash, &ids[i], 1);
         if (comm_rank(member->comm) == 0) {
-            results_token(&engine->results, rows[i]->slot, ids[i]);
+            results_token(&engine->results, rows[i]->slot, ids[i], found[i]);
         }
     }
     return st;

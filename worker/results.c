@@ -12,15 +12,33 @@ void results_reset(struct results *results)
         free((void *)results->logits[i].values);
     }
     results->n_tokens = 0;
+    results->n_found = 0;
     results->n_prompts = 0;
     results->n_logits = 0;
 }
 
-void results_token(struct results *results, int slot, int32_t id)
+struct logprobs_found *results_found(struct results *results)
 {
-    assert(results->n_tokens < RESULTS_MAX);
-    results->tokens[results->n_tokens++] =
-        (struct result_token){.slot = (uint32_t)slot, .id = (uint32_t)id};
+    assert(results->n_found < RESULTS_MAX);
+    return &results->found[results->n_found++];
+}
+
+void results_token(struct results *results, int slot, int32_t id,
+                   const struct logprobs_found *found)
+{
+    uint32_t at = results->n_tokens++;
+
+    assert(at < RESULTS_MAX);
+    results->tokens[at] = (struct result_token){.slot = (uint32_t)slot, .id = (uint32_t)id};
+    if (found) {
+        results->logprobs[at] = (struct result_logprob){
+            .logprob = found->logprob,
+            .n_top = found->n_top,
+            .top_ids = found->top_ids,
+            .top_logprobs = found->top_logprobs,
+        };
+        results->tokens[at].logprob = &results->logprobs[at];
+    }
 }
 
 void results_prompt_take(struct results *results, const struct result_prompt *prompt,

@@ -28,6 +28,7 @@ struct sequence {
     int appended;      /* of these */
     int32_t token;     /* chosen last, not yet fed back */
     uint32_t n_chosen; /* tokens chosen so far: the draw's step */
+    uint32_t *seen;    /* device memory, penalties.h; NULL: no penalties */
     void *ranked;      /* device memory, ranked.h; NULL: not needed */
     uint8_t *policies; /* FASTGEN: (layers, cache heads) of enum fastgen_policy; else NULL */
 };

@@ -156,6 +156,7 @@ const struct backend backend_cpu = {
     .kv_move = cpu_kv_move,
     .kv_read = cpu_kv_read,
     .decode_mass = cpu_decode_mass,
+    .penalize = cpu_penalize,
     .draw = cpu_draw,
     .logit_histogram = cpu_logit_histogram,
 };

@@ -297,6 +297,7 @@ const struct backend backend_cuda = {
     .kv_move = cuda_kv_move,
     .kv_read = cuda_kv_read,
     .decode_mass = cuda_decode_mass,
+    .penalize = cuda_penalize,
     .draw = cuda_draw,
     .logit_histogram = cuda_logit_histogram,
 };

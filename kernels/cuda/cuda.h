@@ -104,6 +104,8 @@ status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_
                     void *v, int n);
 status cuda_decode_mass(struct device *dev, float *out, size_t stride,
                         const struct decode_attention *args, enum group_reduce how);
+status cuda_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
+                     int first_id, const struct penalty *penalties);
 status cuda_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                  int first_id, const struct draw *draws);
 status cuda_logit_histogram(struct device *dev, const struct logit_histogram *args);

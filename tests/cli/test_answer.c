@@ -71,6 +71,35 @@ static void test_json_holds_everything(void **state)
     answer_fini(&answer);
 }
 
+static void test_logprobs_stand_beside_the_ids(void **state)
+{
+    uint32_t id = 7, top_ids[21] = {7, 9};
+    float top_logprobs[21] = {-0.25F, -1.5F};
+    Winnow__V1__Logprob logprob = WINNOW__V1__LOGPROB__INIT, *list[] = {&logprob};
+    Winnow__V1__Tokens tokens = WINNOW__V1__TOKENS__INIT;
+    struct answer answer;
+    char *json;
+
+    (void)state;
+    logprob.id = id;
+    logprob.logprob = -0.25F;
+    logprob.n_top_ids = logprob.n_top_logprobs = 2;
+    logprob.top_ids = top_ids;
+    logprob.top_logprobs = top_logprobs;
+    tokens.n_ids = tokens.n_logprobs = 1;
+    tokens.ids = &id;
+    tokens.logprobs = list;
+    answer_init(&answer, 1);
+    CHECK_OK(answer_tokens(&answer, &tokens));
+    CHECK_OK(answer_json(&answer, &json));
+    CHECK(strstr(json, "\"logprobs\":[{\"id\":7,\"logprob\":-0.25,\"top_ids\":[7,9],"
+                       "\"top_logprobs\":[-0.25,-1.5]}]") != NULL);
+    free(json);
+    logprob.n_top_ids = logprob.n_top_logprobs = 21;
+    CHECK_FAILS(answer_tokens(&answer, &tokens), STATUS_INTERNAL, "21 ids");
+    answer_fini(&answer);
+}
+
 static void test_several_samples_stand_in_a_list(void **state)
 {
     struct answer answer;
@@ -157,6 +186,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json_holds_everything),
+        cmocka_unit_test(test_logprobs_stand_beside_the_ids),
         cmocka_unit_test(test_several_samples_stand_in_a_list),
         cmocka_unit_test(test_the_summary_tells_what_was_saved),
         cmocka_unit_test(test_an_end_may_say_nothing_but_its_reason),

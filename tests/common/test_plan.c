@@ -13,7 +13,18 @@ static struct plan_begin example_begin(const uint32_t *prompt, uint32_t n)
         .slot = 7,
         .n_prompt = n,
         .prompt = prompt,
-        .sampling = {.max_tokens = 5, .temperature = 0.5F, .top_p = 0.9F, .seed = 11, .sample = 2},
+        .sampling = {.max_tokens = 5,
+                     .min_tokens = 2,
+                     .temperature = 0.5F,
+                     .top_p = 0.9F,
+                     .top_k = 40,
+                     .min_p = 0.01F,
+                     .repetition_penalty = 1.1F,
+                     .frequency_penalty = -0.5F,
+                     .presence_penalty = 0.25F,
+                     .seed = 11,
+                     .sample = 2,
+                     .logprobs = 21},
         .trace = TRACE_SELECTED | TRACE_STEP_LOGITS,
         .max_rows = 4,
     };
@@ -108,12 +119,38 @@ static void test_bytes_that_are_no_plan_are_refused(void **state)
     CHECK_FAILS(step_result_decode(&result, noise, sizeof(noise)), STATUS_INVALID, "not a step");
 }
 
+static void test_too_many_logprobs_are_refused(void **state)
+{
+    const uint32_t prompt[] = {1};
+    struct plan_begin begin = example_begin(prompt, 1);
+    const struct plan plan = {.n_begin = 1, .begin = &begin};
+    struct plan back;
+    uint32_t ids[PLAN_MAX_LOGPROBS + 1] = {0};
+    float values[PLAN_MAX_LOGPROBS + 1] = {0};
+    const struct result_logprob logprob = {0.0F, PLAN_MAX_LOGPROBS + 1, ids, values};
+    const struct result_token token = {.logprob = &logprob};
+    const struct step_result result = {.n_tokens = 1, .tokens = &token};
+    struct step_result result_back;
+    uint8_t *data;
+    size_t bytes;
+
+    (void)state;
+    begin.sampling.logprobs = PLAN_MAX_LOGPROBS + 2;
+    CHECK_OK(plan_encode(&plan, &data, &bytes));
+    CHECK_FAILS(plan_decode(&back, data, bytes, &model), STATUS_INVALID, "21 logprobs");
+    free(data);
+    CHECK_OK(step_result_encode(&result, &data, &bytes));
+    CHECK_FAILS(step_result_decode(&result_back, data, bytes), STATUS_INVALID, "21 ids");
+    free(data);
+}
+
 static void test_a_result_survives_the_wire(void **state)
 {
     const uint32_t kept[] = {0, 4, 5};
     const uint32_t in[] = {6, 6, 3, 3};
     const float values[] = {0.5F, -1.0F};
-    struct result_token token = {.slot = 7, .id = 42};
+    const struct result_logprob logprob = {-0.75F, 2, kept, values};
+    struct result_token token = {.slot = 7, .id = 42, .logprob = &logprob};
     struct result_head heads[] = {{.layer = 1, .head = 0, .n_kept = 3, .kept = kept},
                                   {.layer = 2, .head = 1, .n_kept = 1, .kept = kept}};
     struct result_prompt prompt = {.slot = 7,
@@ -149,6 +186,9 @@ static void test_a_result_survives_the_wire(void **state)
     CHECK_OK(step_result_encode(&result, &data, &bytes));
     CHECK_OK(step_result_decode(&back, data, bytes));
     CHECK(back.n_tokens == 1 && back.tokens[0].id == 42);
+    CHECK(back.tokens[0].logprob->logprob == -0.75F && back.tokens[0].logprob->n_top == 2);
+    CHECK(back.tokens[0].logprob->top_ids[1] == 4);
+    CHECK(back.tokens[0].logprob->top_logprobs[1] == -1.0F);
     CHECK(back.n_prompts == 1 && back.prompts[0].kv_bytes_full == 13);
     CHECK(back.prompts[0].n_heads == 2 && back.prompts[0].heads[0].kept[2] == 5);
     CHECK(back.prompts[0].heads[1].layer == 2 && back.prompts[0].n_propagated == 3);
@@ -166,6 +206,7 @@ int main(void)
         cmocka_unit_test(test_a_token_outside_the_vocabulary_is_refused),
         cmocka_unit_test(test_a_slot_beyond_the_limit_is_refused),
         cmocka_unit_test(test_bytes_that_are_no_plan_are_refused),
+        cmocka_unit_test(test_too_many_logprobs_are_refused),
         cmocka_unit_test(test_a_result_survives_the_wire),
     };
 

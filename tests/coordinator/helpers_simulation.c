@@ -194,8 +194,10 @@ static void on_progress(void *context, void *user, const struct request_progress
     remember(sim, 1, r->request.handle, 0);
 }
 
-static bool on_token(void *context, void *user, uint32_t sample, uint32_t id, bool stop)
+static bool on_token(void *context, void *user, uint32_t sample, const struct result_token *token,
+                     bool stop)
 {
+    uint32_t id = token->id;
     struct simulation *sim = context;
     struct sim_request *r = user;
 

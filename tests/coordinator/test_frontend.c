@@ -278,23 +278,25 @@ static void test_counts_have_ranges(void **state)
     CHECK_FAILS(decode(), STATUS_INVALID, "sampling.logprobs is 21");
 }
 
-static void test_what_is_valid_but_not_there_is_named(void **state)
+static void test_penalties_logprobs_and_samples_are_taken(void **state)
 {
     (void)state;
-    SET(sampling, n, 15, 2);
-    CHECK_FAILS(decode(), STATUS_UNIMPLEMENTED, "sampling.n");
-    SET(sampling, n, 15, 1);
-    SET(sampling, logprobs, 14, 3);
-    CHECK_FAILS(decode(), STATUS_UNIMPLEMENTED, "sampling.logprobs");
-    winnow__v1__sampling__init(&sampling);
-    SET(sampling, repetition_penalty, 7, 1.1F);
-    CHECK_FAILS(decode(), STATUS_UNIMPLEMENTED, "sampling.repetition_penalty");
-    winnow__v1__sampling__init(&sampling);
-    SET(sampling, frequency_penalty, 8, -1.0F);
-    CHECK_FAILS(decode(), STATUS_UNIMPLEMENTED, "sampling.frequency_penalty");
-    winnow__v1__sampling__init(&sampling);
+    SET(sampling, n, 15, 64);
+    SET(sampling, logprobs, 14, 20);
+    SET(sampling, repetition_penalty, 7, 1.25F);
+    SET(sampling, frequency_penalty, 8, -2.0F);
     SET(sampling, presence_penalty, 9, 2.0F);
-    CHECK_FAILS(decode(), STATUS_UNIMPLEMENTED, "sampling.presence_penalty");
+    CHECK_OK(decode());
+    CHECK(request->n_samples == 64 && request->sampling.logprobs == 21);
+    CHECK(request->sampling.repetition_penalty == 1.25F);
+    CHECK(request->sampling.frequency_penalty == -2.0F);
+    CHECK(request->sampling.presence_penalty == 2.0F);
+    SET(sampling, logprobs, 14, 0); /* the chosen token's alone */
+    CHECK_OK(decode());
+    CHECK(request->sampling.logprobs == 1);
+    winnow__v1__sampling__init(&sampling);
+    CHECK_OK(decode());
+    CHECK(request->sampling.logprobs == 0 && request->n_samples == 1);
 }
 
 static void test_stop_strings_have_limits(void **state)
@@ -651,7 +653,7 @@ int main(void)
         TEST(test_a_request_id_is_short_and_printable),
         TEST(test_sampling_numbers_have_ranges),
         TEST(test_counts_have_ranges),
-        TEST(test_what_is_valid_but_not_there_is_named),
+        TEST(test_penalties_logprobs_and_samples_are_taken),
         TEST(test_stop_strings_have_limits),
         TEST(test_the_context_limit_counts_prompt_and_max_tokens),
         TEST(test_methods_are_checked),

@@ -28,13 +28,14 @@ static void on_progress(void *context, void *user, const struct request_progress
     seen->last = *progress;
 }
 
-static bool on_token(void *context, void *user, uint32_t sample, uint32_t id, bool stop)
+static bool on_token(void *context, void *user, uint32_t sample, const struct result_token *token,
+                     bool stop)
 {
     struct seen *seen = user;
 
     (void)context;
     (void)sample;
-    (void)id;
+    (void)token;
     (void)stop;
     seen->tokens++;
     return seen->stop_at_next;

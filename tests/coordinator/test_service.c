@@ -250,14 +250,15 @@ static void on_progress(struct request *request, const struct request_progress *
     unlock();
 }
 
-static bool on_token(struct request *request, uint32_t sample, uint32_t id, bool stop)
+static bool on_token(struct request *request, uint32_t sample, const struct result_token *token,
+                     bool stop)
 {
     struct seen *seen = request->context;
 
     (void)sample;
     (void)stop;
     lock();
-    seen->ids[seen->tokens++ % 256] = id;
+    seen->ids[seen->tokens++ % 256] = token->id;
     unlock();
     return false;
 }

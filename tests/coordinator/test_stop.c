@@ -105,6 +105,23 @@ static void test_only_what_may_begin_a_stop_string_is_held_back(void **state)
     stop_text_fini(&it);
 }
 
+static void test_an_unwatched_piece_may_begin_what_a_later_one_ends(void **state)
+{
+    struct stop_text it;
+    const char *piece;
+    size_t bytes;
+
+    (void)state;
+    add("ab");
+    add("abc");
+    stop_text_init(&it);
+    CHECK_OK(stop_text_push(&it, &set, false, "xab", 3, &piece, &bytes));
+    CHECK(bytes == 1 && it.found < 0);
+    CHECK_OK(stop_text_push(&it, &set, true, "cab", 3, &piece, &bytes));
+    CHECK(bytes == 0 && it.found == 1); /* not "ab", which ended where none may */
+    stop_text_fini(&it);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -113,6 +130,7 @@ int main(void)
                                reset),
         cmocka_unit_test_setup(test_a_beginning_that_repeats_itself_is_found, reset),
         cmocka_unit_test_setup(test_only_what_may_begin_a_stop_string_is_held_back, reset),
+        cmocka_unit_test_setup(test_an_unwatched_piece_may_begin_what_a_later_one_ends, reset),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -112,6 +112,24 @@ double define_gumbel(uint64_t seed, uint32_t sample, uint32_t step, uint32_t id)
     return -log(-log(u));
 }
 
+void define_penalize(float *out, const float *logits, int n, const struct penalty *penalty,
+                     const uint32_t *seen)
+{
+    for (int i = 0; i < n; i++) {
+        int generated = (int)(seen[i] & 0x7fffffffu);
+        double x = logits[i];
+
+        if (seen[i] != 0 && x > 0) {
+            x /= (double)penalty->repetition;
+        } else if (seen[i] != 0) {
+            x *= (double)penalty->repetition;
+        }
+        x -= (double)penalty->frequency * generated;
+        x -= generated > 0 ? (double)penalty->presence : 0.0;
+        out[i] = (float)x;
+    }
+}
+
 struct drawn define_draw(const float *logits, int n, int first_id, const struct draw *draw)
 {
     struct drawn best = {.value = -INFINITY, .id = -1};

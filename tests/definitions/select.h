@@ -15,6 +15,9 @@ void define_key_counts(const struct key_counts *args);
 
 /* The Gumbel noise of one token, straight from its description in kernels/cpu/philox.h. */
 double define_gumbel(uint64_t seed, uint32_t sample, uint32_t step, uint32_t id);
+/* One row; `seen` is not changed, so the token must have joined it. */
+void define_penalize(float *out, const float *logits, int n, const struct penalty *penalty,
+                     const uint32_t *seen);
 struct drawn define_draw(const float *logits, int n, int first_id, const struct draw *draw);
 void define_logit_histogram(const struct logit_histogram *args);
 

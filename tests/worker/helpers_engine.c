@@ -43,6 +43,7 @@ void outcome_free(struct outcome *outcome)
     free(outcome->live);
     free(outcome->tokens);
     free(outcome->logits);
+    free(outcome->logprobs);
     free(outcome->propagated);
     free(outcome->tokens_in);
     *outcome = (struct outcome){0};
@@ -85,6 +86,17 @@ static void take_prompt(struct outcome *outcome, const struct result_prompt *pro
     outcome->heads = copy_heads(prompt);
 }
 
+static void take_logprobs(struct outcome *outcome, const struct result_logprob *from)
+{
+    size_t n = (size_t)outcome->n_logprobs + 1 + from->n_top;
+
+    outcome->logprobs = realloc(outcome->logprobs, n * sizeof(*outcome->logprobs));
+    outcome->logprobs[outcome->n_logprobs++] = from->logprob;
+    for (uint32_t i = 0; i < from->n_top; i++) {
+        outcome->logprobs[outcome->n_logprobs++] = from->top_logprobs[i];
+    }
+}
+
 void outcome_take(struct outcome *outcome, const struct step_result *result, uint32_t slot)
 {
     for (uint32_t i = 0; i < result->n_tokens; i++) {
@@ -92,6 +104,9 @@ void outcome_take(struct outcome *outcome, const struct step_result *result, uin
             outcome->tokens = realloc(outcome->tokens,
                                       ((size_t)outcome->n_tokens + 1) * sizeof(*outcome->tokens));
             outcome->tokens[outcome->n_tokens++] = result->tokens[i].id;
+            if (result->tokens[i].logprob) {
+                take_logprobs(outcome, result->tokens[i].logprob);
+            }
         }
     }
     for (uint32_t i = 0; i < result->n_prompts; i++) {

@@ -40,6 +40,8 @@ struct outcome {
     int n_tokens;
     float *logits; /* (n_logits, vocab_rows) */
     int n_logits;
+    float *logprobs; /* of the tokens, each followed by those of the likeliest ones */
+    int n_logprobs;
     struct outcome_head *heads;
     int n_heads;
     struct outcome_head *live; /* after decoding, where a method evicts */

@@ -9,14 +9,14 @@
 
 #define GOLDENS WINNOW_SOURCE_DIR "/tests/goldens/data/"
 
-enum { COMPANY = 32, STEPS = 6, MAX_PROMPT = 90, VOCAB = 512 };
+enum { COMPANY = PLAN_MAX_DECODE, STEPS = 6, MAX_PROMPT = 90, VOCAB = 512 };
 
 /* Sequence `i` of a company: its own length, method and sampling. */
 static void make_begin(struct plan_begin *begin, uint32_t *prompt, const struct model *model, int i)
 {
     static const enum method methods[] = {METHOD_FASTKV, METHOD_FULL,      METHOD_SNAPKV,
                                           METHOD_ADAKV,  METHOD_PYRAMIDKV, METHOD_STREAMINGLLM,
-                                          METHOD_FASTKV};
+                                          METHOD_H2O,    METHOD_FASTGEN,   METHOD_GEMFILTER};
 
     *begin = (struct plan_begin){
         .slot = (uint32_t)(i * 7 % COMPANY),
@@ -25,18 +25,29 @@ static void make_begin(struct plan_begin *begin, uint32_t *prompt, const struct 
         .sampling = {.temperature = i % 3 == 2 ? 0.8F : 0.0F,
                      .top_p = 0.9F,
                      .top_k = i % 2 ? 20 : 0,
+                     .min_p = i % 7 == 4 ? 0.05F : 0.0F,
+                     .repetition_penalty = i % 5 == 3 ? 1.3F : 1.0F,
+                     .frequency_penalty = i % 4 == 1 ? 0.3F : 0.0F,
+                     .presence_penalty = i % 10 == 6 ? -0.4F : 0.0F,
+                     .logprobs = i % 6 == 2 ? (uint32_t)i % 22 : 0,
                      .seed = (uint64_t)i},
         .trace = TRACE_PROMPT_LOGITS | TRACE_STEP_LOGITS | TRACE_SELECTED,
         .max_rows = STEPS,
     };
-    method_defaults(&begin->params, methods[i % 7], &model->config);
+    method_defaults(&begin->params, methods[i % 9], &model->config);
     begin->params.granularity = i % 4 == 2 ? GRANULARITY_Q : GRANULARITY_KV;
     begin->params.retain_rate = 0.3;
     begin->params.tsp_rate = 0.5;
+    begin->params.h2o_dynamic = i % 2 == 0;
+    begin->params.rolling = i % 2 == 0;
+    begin->params.pos_mode = i % 4 == 0 ? POSITION_CACHE : POSITION_ORIGINAL;
     for (uint32_t t = 0; t < MAX_PROMPT; t++) {
         prompt[t] = (uint32_t)(i * 31 + (int)t * 17 + (int)(t * t) % 13) % VOCAB;
     }
 }
+
+/* Every batch size from 1 to COMPANY once, the rows taken in turn: so many each. */
+enum { TURNS = (COMPANY + 2) / 2 };
 
 struct company_run {
     struct bench_config config;
@@ -44,56 +55,65 @@ struct company_run {
     struct outcome together[COMPANY];
 };
 
-static status generate_alone(struct company_run *run, struct comm *comm, int i)
+static void make_member_of_company(struct plan_begin *begin, uint32_t *prompt,
+                                   const struct model *model, int i)
+{
+    make_begin(begin, prompt, model, i);
+    begin->max_rows = TURNS;
+}
+
+static status generate_alone(struct company_run *run, struct bench *bench, int i)
 {
     struct plan_begin begin;
     uint32_t prompt[MAX_PROMPT];
-    struct bench bench;
-    status st = bench_open(&bench, comm, &run->config);
+    uint64_t used = 0;
 
+    make_member_of_company(&begin, prompt, bench->model, i);
+    status st = bench_generate(bench, &begin, &run->alone[i]);
     if (!st) {
-        make_begin(&begin, prompt, bench.model, i);
-        st = bench_generate(&bench, &begin, &run->alone[i]);
+        st = bench_release(bench, begin.slot, &used);
     }
-    bench_close(&bench);
-    return st;
+    return !st && used ? status_fail(STATUS_INTERNAL, "%d bytes are left", (int)used) : st;
 }
 
-/* All prompts, then all decode together; the order of the rows changes at every step. */
-static status generate_together(struct company_run *run, struct comm *comm)
+/* All prompts, then all decode together; another batch at every step. */
+static status generate_together(struct company_run *run, struct bench *bench)
 {
     struct plan_begin begin[COMPANY];
     uint32_t prompts[COMPANY][MAX_PROMPT];
     uint32_t slots[COMPANY];
     struct step_result result;
-    struct bench bench;
-    status st = bench_open(&bench, comm, &run->config);
+    status st = STATUS_OK;
 
     for (int i = 0; !st && i < COMPANY; i++) {
-        make_begin(&begin[i], prompts[i], bench.model, i);
-        st = bench_prompt(&bench, &begin[i], &run->together[i]);
+        make_member_of_company(&begin[i], prompts[i], bench->model, i);
+        st = bench_prompt(bench, &begin[i], &run->together[i]);
     }
-    for (int step = 0; !st && step < STEPS; step++) {
-        for (int i = 0; i < COMPANY; i++) {
-            slots[i] = begin[(i * 5 + step) % COMPANY].slot;
+    for (int size = 1, next = 0; !st && size <= COMPANY; size++) {
+        for (int i = 0; i < size; i++) {
+            slots[i] = begin[next++ % COMPANY].slot;
         }
-        st = bench_decode(&bench, slots, COMPANY, &result);
+        st = bench_decode(bench, slots, (uint32_t)size, &result);
         for (int i = 0; !st && i < COMPANY; i++) {
             outcome_take(&run->together[i], &result, begin[i].slot);
         }
     }
-    bench_close(&bench);
     return st;
 }
 
 static status run_company(struct comm *comm, void *context)
 {
     struct company_run *run = context;
-    status st = generate_together(run, comm);
+    struct bench bench;
+    status st = bench_open(&bench, comm, &run->config);
 
-    for (int i = 0; !st && i < COMPANY; i += 3) {
-        st = generate_alone(run, comm, i);
+    for (int i = 0; !st && i < COMPANY; i++) {
+        st = generate_alone(run, &bench, i);
     }
+    if (!st) {
+        st = generate_together(run, &bench);
+    }
+    bench_close(&bench);
     return st;
 }
 
@@ -102,23 +122,24 @@ static void check_company(const char *model, enum dtype dtype)
     static struct company_run run;
 
     run = (struct company_run){
-        .config = {.model = model, .dtype = dtype, .max_context = 128, .kv_bytes = 16 << 20}};
+        .config = {.model = model, .dtype = dtype, .max_context = 128, .kv_bytes = 32 << 20}};
     group_run(1, run_company, &run);
     for (int i = 0; i < COMPANY; i++) {
-        const struct outcome *alone = &run.alone[i];
-        const struct outcome *together = &run.together[i];
-        CHECK(together->n_tokens == STEPS + 1 && together->n_logits == STEPS + 1);
-        if (i % 3 == 0) {
-            CHECK(alone->n_tokens == STEPS + 1 && alone->n_logits == STEPS + 1);
-            assert_memory_equal(alone->tokens, together->tokens,
-                                (STEPS + 1) * sizeof(*alone->tokens));
-            assert_memory_equal(alone->logits, together->logits,
-                                (STEPS + 1) * VOCAB * sizeof(*alone->logits));
+        struct outcome *alone = &run.alone[i];
+        struct outcome *together = &run.together[i];
+        size_t n = (size_t)together->n_tokens;
+
+        CHECK(n >= TURNS && alone->n_tokens == TURNS + 1 && (size_t)together->n_logits == n);
+        assert_memory_equal(alone->tokens, together->tokens, n * sizeof(*alone->tokens));
+        assert_memory_equal(alone->logits, together->logits, n * VOCAB * sizeof(*alone->logits));
+        CHECK(alone->n_logprobs >= together->n_logprobs);
+        CHECK((i % 6 == 2 && i % 22 > 0) == (together->n_logprobs > 0));
+        if (together->n_logprobs > 0) {
+            assert_memory_equal(alone->logprobs, together->logprobs,
+                                (size_t)together->n_logprobs * sizeof(float));
         }
-    }
-    for (int i = 0; i < COMPANY; i++) {
-        outcome_free(&run.alone[i]);
-        outcome_free(&run.together[i]);
+        outcome_free(alone);
+        outcome_free(together);
     }
 }
 

@@ -35,7 +35,7 @@ static status run_rank(struct comm *comm, void *context)
         .n_prompt = (uint32_t)golden->n_prompt,
         .prompt = golden->prompt,
         .params = golden->params,
-        .sampling = {.top_p = 1.0F},
+        .sampling = {.top_p = 1.0F, .repetition_penalty = 1.0F},
         .trace = TRACE_SELECTED | TRACE_PROMPT_LOGITS | TRACE_STEP_LOGITS,
         .max_rows = (uint32_t)run->n_tokens - 1,
     };

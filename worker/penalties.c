@@ -1,0 +1,118 @@
+#include "worker/penalties.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct penalties {
+    struct member *member;
+    float *logits;          /* (PLAN_MAX_DECODE, vocabulary rows): penalized */
+    struct penalty *device; /* (PLAN_MAX_DECODE) */
+    uint32_t *host_seen;    /* (vocabulary rows) */
+};
+
+static size_t logits_bytes(const struct model *model)
+{
+    return (size_t)PLAN_MAX_DECODE * (size_t)model->split.vocab_rows * sizeof(float);
+}
+
+uint64_t penalties_bytes(const struct model *model)
+{
+    return logits_bytes(model) + PLAN_MAX_DECODE * sizeof(struct penalty);
+}
+
+status penalties_create(struct penalties **out, struct member *member)
+{
+    struct penalties *p = calloc(1, sizeof(*p));
+    void *logits = NULL;
+    void *device = NULL;
+
+    if (!p) {
+        return status_fail(STATUS_EXHAUSTED, "penalties: out of memory");
+    }
+    p->member = member;
+    p->host_seen = calloc((size_t)member->model->split.vocab_rows, sizeof(*p->host_seen));
+    status st =
+        p->host_seen ? STATUS_OK : status_fail(STATUS_EXHAUSTED, "penalties: out of memory");
+    if (!st) {
+        st = device_alloc(member->dev, &logits, logits_bytes(member->model), "penalized logits");
+    }
+    if (!st) {
+        st = device_alloc(member->dev, &device, PLAN_MAX_DECODE * sizeof(*p->device), "penalties");
+    }
+    p->logits = logits;
+    p->device = device;
+    if (st) {
+        penalties_destroy(p);
+        return st;
+    }
+    *out = p;
+    return STATUS_OK;
+}
+
+void penalties_destroy(struct penalties *p)
+{
+    if (p) {
+        device_free(p->member->dev, p->logits);
+        device_free(p->member->dev, p->device);
+        free(p->host_seen);
+        free(p);
+    }
+}
+
+static bool has_penalties(const struct sampling *sampling)
+{
+    return sampling->repetition_penalty != 1.0F || sampling->frequency_penalty != 0.0F ||
+           sampling->presence_penalty != 0.0F;
+}
+
+status penalties_begin(struct penalties *p, struct sequence *sequence, const int32_t *prompt, int n)
+{
+    const struct split *split = &p->member->model->split;
+    size_t bytes = (size_t)split->vocab_rows * sizeof(*p->host_seen);
+    void *seen = NULL;
+
+    if (!has_penalties(&sequence->sampling)) {
+        return STATUS_OK;
+    }
+    status st = device_alloc(p->member->dev, &seen, bytes, "tokens that a sequence has seen");
+    if (st) {
+        return st;
+    }
+    sequence->seen = seen;
+    memset(p->host_seen, 0, bytes);
+    for (int i = 0; i < n; i++) {
+        int32_t id = prompt[i] - split->vocab_first;
+        if (id >= 0 && id < split->vocab_rows) {
+            p->host_seen[id] = ~(uint32_t)OP_SEEN_GENERATED;
+        }
+    }
+    return device_upload(p->member->dev, seen, p->host_seen, bytes);
+}
+
+status penalties_apply(struct penalties *p, const float **out, const float *logits,
+                       struct sequence *const *rows, int n)
+{
+    const struct split *split = &p->member->model->split;
+    struct penalty list[PLAN_MAX_DECODE];
+    bool any = false;
+
+    for (int i = 0; i < n; i++) {
+        const struct sampling *sampling = &rows[i]->sampling;
+        list[i] = (struct penalty){
+            .repetition = sampling->repetition_penalty,
+            .frequency = sampling->frequency_penalty,
+            .presence = sampling->presence_penalty,
+            .token = rows[i]->n_chosen > 0 ? rows[i]->token : -1,
+            .seen = rows[i]->seen,
+        };
+        any = any || rows[i]->seen;
+    }
+    *out = any ? p->logits : logits;
+    if (!any) {
+        return STATUS_OK;
+    }
+    status st = device_upload(p->member->dev, p->device, list, (size_t)n * sizeof(*list));
+    return st ? st
+              : op_penalize(p->member->dev, p->logits, logits, n, split->vocab_rows,
+                            split->vocab_first, p->device);
+}
