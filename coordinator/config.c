@@ -1,12 +1,12 @@
 #include "coordinator/config.h"
 
+#include "common/machine.h"
 #include "coordinator/frontend.h"
 #include "coordinator/jobs.h"
 #include "coordinator/service.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Options in the form in which they arrive; numbers are checked by their ranges. */
 struct raw {
@@ -119,19 +119,18 @@ static status check_names(struct config *out, const struct raw *raw)
 
 static void settle_numbers(struct config *out, const struct raw *raw)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    const struct machine machine = machine_look();
     int n = (int)raw->local_workers;
 
     out->local_workers = n;
     out->tensor_parallel = raw->tp ? (int)raw->tp : n > 0 ? n : 1;
     out->threads = (int)raw->threads;
     if (!out->threads && n > 0) {
-        out->threads = cores > n ? (int)(cores / n) : 1;
+        out->threads = machine.cores > n ? machine.cores / n : 1;
     }
     if (!out->kv_memory && n > 1) {
         /* A worker alone on its machine takes a share of the free memory; these have siblings. */
-        double free_bytes = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-        out->kv_memory = (int64_t)(free_bytes * local_kv_share / n);
+        out->kv_memory = (int64_t)((double)machine.free_bytes * local_kv_share / n);
     }
     out->max_context = (uint32_t)raw->max_context;
     out->queue_requests = (uint32_t)raw->queue_requests;

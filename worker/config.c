@@ -1,16 +1,17 @@
 #include "worker/config.h"
 
+#include "common/machine.h"
+
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { MAX_THREADS = 1024 };
 
 static int default_threads(void)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    int n = machine_look().cores;
 
-    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (int)n;
+    return n > MAX_THREADS ? MAX_THREADS : n;
 }
 
 /* "cpu", "cuda" or "cuda:N". */

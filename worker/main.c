@@ -1,5 +1,6 @@
 /* main.c - winnow-worker: options, link, rank; then everything closed in reverse. */
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/rpc.h"
 #include "worker/model.h"
 #include "worker/rank.h"
@@ -36,8 +37,7 @@ static status run(const struct worker_config *config)
     struct link_config link = {.coordinator = config->coordinator,
                                .host = config->advertise,
                                .device = config->backend,
-                               .memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) *
-                                               (uint64_t)sysconf(_SC_PAGESIZE),
+                               .memory_bytes = machine_look().memory_bytes,
                                .fixed_rank = config->fixed_rank,
                                .cohort = config->cohort};
     struct sigaction action = {.sa_handler = on_signal};

@@ -1,12 +1,12 @@
 #include "worker/rank.h"
 
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/plan.h"
 #include "worker/engine.h"
 #include "worker/model.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { COLLECTIVE_TIMEOUT_MS = 120000, FREE_MEMORY_PERCENT = 40 };
 
@@ -79,8 +79,7 @@ static uint64_t pool_bytes(const struct worker_config *config)
     if (config->kv_memory > 0) {
         return (uint64_t)config->kv_memory;
     }
-    uint64_t free_bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    return free_bytes / 100 * FREE_MEMORY_PERCENT;
+    return machine_look().free_bytes / 100 * FREE_MEMORY_PERCENT;
 }
 
 static status join(struct rank *rank, const struct link_assignment *assign)

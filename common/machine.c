@@ -1,0 +1,101 @@
+#include "common/machine.h"
+
+#include "common/file.h"
+
+#include <inttypes.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_PATH = 4096, MAX_TEXT = 64 << 10, FALLBACK_CORES = 1 };
+
+/* The text of a small file, malloc'd; NULL where there is none. */
+static char *read_text(const char *folder, const char *name)
+{
+    char path[MAX_PATH];
+    char *text = NULL;
+    size_t bytes;
+
+    if (file_join(path, sizeof(path), folder, name) || access(path, R_OK) != 0 ||
+        file_read(&text, &bytes, path, MAX_TEXT)) {
+        return NULL;
+    }
+    return text;
+}
+
+/* False: no such file, or "max". */
+static bool read_number(uint64_t *out, const char *folder, const char *name)
+{
+    char *text = read_text(folder, name);
+    bool found = text && sscanf(text, "%" SCNu64, out) == 1;
+
+    free(text);
+    return found;
+}
+
+static int affinity_cores(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN); /* more cores than the set has places */
+    return online > 0 ? (int)online : FALLBACK_CORES;
+}
+
+/* "QUOTA PERIOD" in microseconds, or "max PERIOD". */
+static int limit_cores(int cores, const char *cgroup)
+{
+    char *text = read_text(cgroup, "cpu.max");
+    uint64_t quota;
+    uint64_t period;
+
+    if (text && sscanf(text, "%" SCNu64 " %" SCNu64, &quota, &period) == 2 && period > 0) {
+        uint64_t whole = quota / period + (quota % period != 0);
+        cores = whole < 1 ? 1 : whole < (uint64_t)cores ? (int)whole : cores;
+    }
+    free(text);
+    return cores;
+}
+
+static uint64_t pages(int name)
+{
+    long n = sysconf(name);
+
+    return n > 0 ? (uint64_t)n * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+struct machine machine_look_in(const char *cgroup)
+{
+    struct machine out = {
+        .cores = limit_cores(affinity_cores(), cgroup),
+        .memory_bytes = pages(_SC_PHYS_PAGES),
+        .free_bytes = pages(_SC_AVPHYS_PAGES),
+    };
+    uint64_t limit;
+    uint64_t used;
+
+    if (read_number(&limit, cgroup, "memory.max") && read_number(&used, cgroup, "memory.current")) {
+        uint64_t left = used < limit ? limit - used : 0;
+        out.memory_bytes = limit < out.memory_bytes ? limit : out.memory_bytes;
+        out.free_bytes = left < out.free_bytes ? left : out.free_bytes;
+    }
+    return out;
+}
+
+struct machine machine_look(void)
+{
+    static const char root[] = "/sys/fs/cgroup";
+    char folder[MAX_PATH];
+    char *text = read_text("/proc/self", "cgroup");
+    char *line = text ? strstr(text, "0::") : NULL; /* the one of version 2 */
+    int length = line ? (int)strcspn(line + 3, "\n") : 0;
+    int n = snprintf(folder, sizeof(folder), "%s%.*s", root, length, line ? line + 3 : "");
+
+    free(text);
+    return machine_look_in(n < (int)sizeof(folder) ? folder : root);
+}
