@@ -320,7 +320,8 @@ int method_peak_rows(const struct method_params *params, int n_prompt, int kept,
     }
     if (params->method == METHOD_H2O && params->h2o_dynamic) {
         /* one goes after one came, but the window stays */
-        return at_most(sum, at_least(at_least(kept, capacity), params->window) + 1);
+        int64_t most = (int64_t)at_least(at_least(kept, capacity), params->window) + 1;
+        return most < sum ? (int)most : sum; /* a capacity may be INT_MAX */
     }
     return sum;
 }

@@ -17,12 +17,12 @@
 #include "common/status.h"
 
 enum plan_limits {
-    PLAN_MAX_SLOTS = 1024,  /* sequences alive in one group */
-    PLAN_MAX_DECODE = 64,   /* rows of one decode step: the kernels fix their order up to here */
-    PLAN_MAX_ADVANCE = 256, /* slices of one plan */
-    PLAN_MAX_LOGPROBS = 20, /* likeliest tokens reported with a chosen one */
-    PLAN_MAX_PROMPTS = 4,   /* sequences of one group in their prompt phase */
-    PLAN_ROW_STEP = 32,     /* a prompt's first row is a multiple of this */
+    PLAN_MAX_SLOTS = 1024,            /* sequences alive in one group */
+    PLAN_MAX_DECODE = PLAN_MAX_SLOTS, /* a decode step carries every live sequence */
+    PLAN_MAX_ADVANCE = 256,           /* slices of one plan */
+    PLAN_MAX_LOGPROBS = 20,           /* likeliest tokens reported with a chosen one */
+    PLAN_MAX_PROMPTS = 4,             /* sequences of one group in their prompt phase */
+    PLAN_ROW_STEP = 32,               /* a prompt's first row is a multiple of this */
 };
 
 /* Rows of prompt memory (residual stream, one layer's K/V) that the prompts in their prompt phase
@@ -93,6 +93,7 @@ struct result_prompt {
     uint64_t kv_bytes;      /* of those rows */
     uint64_t kv_bytes_full; /* what FULL would store of this rank's KV heads (replica 0) */
     uint32_t kv_heads;      /* layers * cache heads counted in kv_rows */
+    uint64_t pages;         /* the most that the slot may come to hold on this rank from now on */
     uint32_t n_tokens_in;   /* TRACE_SELECTED: one a layer */
     const uint32_t *tokens_in;
     uint32_t n_heads; /* TRACE_SELECTED */
@@ -124,6 +125,7 @@ struct step_result {
     double compute_ms; /* the whole step */
     double collective_ms;
     double scoring_ms; /* what the methods need beyond FULL to choose rows */
+    double decode_ms;  /* the decode step: what compute_ms has beside the slices */
     uint64_t kv_bytes_used;
     uint64_t index_hash; /* of every selection of this step; equal on all ranks or a fault */
     void *owned;         /* memory behind the arrays of a decoded result */

@@ -75,6 +75,7 @@ static void write_prompt(Winnow__V1__StepPrompt *out, const struct result_prompt
     out->kv_bytes = prompt->kv_bytes;
     out->kv_bytes_full = prompt->kv_bytes_full;
     out->kv_heads = prompt->kv_heads;
+    out->pages = prompt->pages;
     out->n_tokens_in = prompt->n_tokens_in;
     out->tokens_in = (uint32_t *)prompt->tokens_in;
     out->n_propagated = prompt->n_propagated;
@@ -140,6 +141,7 @@ static status pack_result(const struct step_result *result, struct result_wire *
     message.compute_ms = result->compute_ms;
     message.collective_ms = result->collective_ms;
     message.scoring_ms = result->scoring_ms;
+    message.decode_ms = result->decode_ms;
     message.kv_bytes_used = result->kv_bytes_used;
     message.index_hash = result->index_hash;
     size_t bytes = winnow__v1__step_result__get_packed_size(&message);
@@ -210,6 +212,7 @@ static void read_prompt(struct result_prompt *out, struct result_head *heads,
         .kv_bytes = m->kv_bytes,
         .kv_bytes_full = m->kv_bytes_full,
         .kv_heads = m->kv_heads,
+        .pages = m->pages,
         .n_tokens_in = (uint32_t)m->n_tokens_in,
         .tokens_in = m->tokens_in,
         .n_heads = (uint32_t)m->n_heads,
@@ -323,6 +326,7 @@ status step_result_decode(struct step_result *out, const uint8_t *data, size_t b
         .compute_ms = m->compute_ms,
         .collective_ms = m->collective_ms,
         .scoring_ms = m->scoring_ms,
+        .decode_ms = m->decode_ms,
         .kv_bytes_used = m->kv_bytes_used,
         .index_hash = m->index_hash,
         .owned = decoded,

@@ -429,7 +429,8 @@ static void fail_one(struct core *core, struct live *live, status st)
     }
 }
 
-static void take_prompts(struct core *core, uint32_t group, const struct step_result *result)
+static status take_prompts(struct core *core, uint32_t group, int rank,
+                           const struct step_result *result)
 {
     for (uint32_t i = 0; i < result->n_prompts; i++) {
         const struct result_prompt *prompt = &result->prompts[i];
@@ -440,7 +441,14 @@ static void take_prompts(struct core *core, uint32_t group, const struct step_re
         if (!live) {
             continue;
         }
-        status st = live_record(core, live, sample, &record);
+        status st = prompt->after_decode
+                        ? STATUS_OK
+                        : scheduler_keep_pages(core->scheduler, group, prompt->slot, result->number,
+                                               rank, prompt->pages);
+        if (st) {
+            return st;
+        }
+        st = live_record(core, live, sample, &record);
         if (!st) {
             st = record_prompt(record, prompt);
         }
@@ -448,6 +456,7 @@ static void take_prompts(struct core *core, uint32_t group, const struct step_re
             fail_one(core, live, st);
         }
     }
+    return STATUS_OK;
 }
 
 static void take_logits(struct core *core, uint32_t group, int rank,
@@ -484,7 +493,10 @@ static status take_step(struct core *core, uint32_t group, const struct step_res
         }
     }
     for (int rank = 0; rank < core->config->tensor_parallel; rank++) {
-        take_prompts(core, group, &ranks[rank]);
+        status st = take_prompts(core, group, rank, &ranks[rank]);
+        if (st) {
+            return st;
+        }
         take_logits(core, group, rank, &ranks[rank]);
     }
     core->steps++;

@@ -25,7 +25,7 @@ static void sequence_free(struct scheduler *s, struct sequence *sequence)
     if (sequence->begin_plan) {
         group->release[group->n_release++] = sequence->slot;
     }
-    group_give_pages(s, group, sequence->job);
+    group_give_pages(s, sequence);
     group_changed(s, group);
 }
 
@@ -60,13 +60,21 @@ static void job_detach(struct scheduler *s, struct job *job)
     job_leave_group(s, job);
 }
 
+static void job_free(struct job *job)
+{
+    for (uint32_t i = 0; i < job->request->n_samples; i++) {
+        free(job->sequences[i].pages);
+    }
+    free(job->rank_pages);
+    free(job);
+}
+
 void job_end(struct scheduler *s, struct job *job, const struct failure *failure)
 {
     void *user = job->user;
 
     job_detach(s, job);
-    free(job->rank_pages);
-    free(job);
+    job_free(job);
     s->config.sink.ended(s->config.sink.context, user, failure);
 }
 
@@ -292,8 +300,7 @@ static struct job *job_create(struct scheduler *s, const struct request *request
         *st = table_insert(&s->by_handle, &job->by_handle, table_hash(request->handle));
     }
     if (*st) {
-        free(job->rank_pages);
-        free(job);
+        job_free(job);
         return NULL;
     }
     return job;
@@ -614,7 +621,7 @@ static void free_jobs(struct link *jobs)
 
     for (struct link *at = jobs->next; at != jobs; at = next) {
         next = at->next;
-        free(HOLDER_OF(at, struct job, link));
+        job_free(HOLDER_OF(at, struct job, link));
     }
 }
 

@@ -13,9 +13,8 @@
  * that runs is ever evicted.  A job whose group is lost before its first token is computed again,
  * with its place in the queue; while no group is ready the queue waits `reform_ms` for one.  Each
  * plan carries the slices of one prompt, as many as fit a time (the oldest and the one with the
- * least left take turns), and one decode step of the live sequences (in turn, when there are more
- * than fit a step).  Plans leave `look_ahead` at a time: what was computed past the end of a sample
- * is dropped here.
+ * least left take turns), and one decode step of all live sequences.  Plans leave `look_ahead` at a
+ * time: what was computed past the end of a sample is dropped here.
  *
  * Times are milliseconds on any one clock.  Sink calls come from within the event; they must
  * not call the scheduler.
@@ -75,7 +74,7 @@ struct group_capacity {
 struct scheduler;
 
 status scheduler_open(struct scheduler **out, const struct scheduler_config *config);
-/* Requests that are still there get no call any more: fail them first. */
+/* Requests that are still there get no call any more, but are looked at: fail them first. */
 void scheduler_close(struct scheduler *s); /* NULL is fine */
 
 /* The request is borrowed until sink.ended().  A refusal makes no call: UNAVAILABLE (no ready
@@ -101,6 +100,13 @@ void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct fail
  * the group cannot be trusted: the caller ends it with scheduler_group_lost(). */
 status scheduler_result(struct scheduler *s, uint32_t index, const struct step_result *result,
                         double now);
+
+/* The choice of rows is over for the slot's prompt, and it can need no more than so many pages of
+ * this rank any more: what its worst case had beyond that is free for others.  Called before the
+ * result of plan `number` is handed in; a sequence that has ended is ignored.  A failure, more than
+ * was promised, means that the group cannot be trusted. */
+status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
+                            int rank, uint64_t pages);
 
 /* Deadlines and reports of progress. */
 void scheduler_tick(struct scheduler *s, double now);

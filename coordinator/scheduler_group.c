@@ -199,13 +199,56 @@ void group_take_pages(struct scheduler *s, struct group *group, const struct job
     }
 }
 
-void group_give_pages(struct scheduler *s, struct group *group, const struct job *job)
+static uint64_t promised(const struct scheduler *s, const struct sequence *sequence, int rank)
+{
+    return sequence->pages ? sequence->pages[rank] : pages_on_rank(s, sequence->job, rank);
+}
+
+static void give(struct group *group, int rank, uint64_t pages)
+{
+    assert(group->free[rank] + pages <= group->pages[rank]);
+    group->free[rank] += (uint32_t)pages;
+}
+
+/* What the sequence was still promised. */
+void group_give_pages(struct scheduler *s, struct sequence *sequence)
 {
     for (int rank = 0; rank < s->config.ranks; rank++) {
-        uint64_t pages = pages_on_rank(s, job, rank);
-        assert(group->free[rank] + pages <= group->pages[rank]);
-        group->free[rank] += (uint32_t)pages;
+        give(sequence->job->group, rank, promised(s, sequence, rank));
     }
+    free(sequence->pages);
+    sequence->pages = NULL;
+}
+
+/* Without memory for the smaller numbers the worst case stays reserved, which is safe. */
+static void note_worst_case(const struct scheduler *s, struct sequence *sequence)
+{
+    uint64_t *pages = calloc((size_t)s->config.ranks, sizeof(*pages));
+
+    for (int rank = 0; pages && rank < s->config.ranks; rank++) {
+        pages[rank] = pages_on_rank(s, sequence->job, rank);
+    }
+    sequence->pages = pages;
+}
+
+status group_keep_pages(const struct scheduler *s, struct sequence *sequence, int rank,
+                        uint64_t pages)
+{
+    uint64_t before = promised(s, sequence, rank);
+
+    if (pages > before) {
+        return status_fail(STATUS_INTERNAL,
+                           "rank %d needs %llu KV pages for slot %u, which was promised %llu", rank,
+                           (unsigned long long)pages, sequence->slot, (unsigned long long)before);
+    }
+    if (pages < before && !sequence->pages) {
+        note_worst_case(s, sequence);
+    }
+    if (pages < before && sequence->pages) {
+        sequence->pages[rank] = pages;
+        give(sequence->job->group, rank, before - pages);
+    }
+    return STATUS_OK;
 }
 
 /* Says by how much the job exceeds the rank that is shortest of room in the largest group. */

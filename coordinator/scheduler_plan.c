@@ -22,22 +22,19 @@ static void plan_release(struct scheduler *s, struct group *group, struct plan *
     group->n_release = 0;
 }
 
-/* Once round the live sequences, as many as a step takes; who was served goes to the end. */
+/* One more token for every live sequence. */
 static void plan_decode_step(struct scheduler *s, struct group *group, struct plan *plan)
 {
-    struct link *last = group->decode.prev;
-    bool more = !list_empty(&group->decode);
+    struct link *next;
 
     plan->decode = s->decode;
-    while (more && plan->n_decode < PLAN_MAX_DECODE) {
-        struct link *link = group->decode.next;
+    for (struct link *link = group->decode.next; link != &group->decode; link = next) {
         struct sequence *sequence = HOLDER_OF(link, struct sequence, decode);
-        more = link != last;
-        list_remove(link);
+        next = link->next;
         s->decode[plan->n_decode++] = sequence->slot;
         sequence->planned++;
-        if (sequence->planned < sequence->job->request->sampling.max_tokens) {
-            list_append(&group->decode, link);
+        if (sequence->planned == sequence->job->request->sampling.max_tokens) {
+            list_remove(link);
         }
     }
 }
@@ -193,17 +190,16 @@ static void smooth(double *mean, double value)
 }
 
 /* Learns how long slices and decode steps take here. */
-static void measure(struct group *group, const struct flight *flight, double compute_ms)
+static void measure(struct group *group, const struct flight *flight,
+                    const struct step_result *result)
 {
-    if (!(compute_ms > 0)) {
-        return;
+    double slices_ms = result->compute_ms - result->decode_ms;
+
+    if (flight->work > 0 && slices_ms > 0) {
+        smooth(&group->work_per_ms, flight->work / slices_ms);
     }
-    if (flight->work > 0) {
-        double own = flight->decodes ? compute_ms - group->decode_ms : compute_ms;
-        own = own > compute_ms / 10 ? own : compute_ms / 10;
-        smooth(&group->work_per_ms, flight->work / own);
-    } else if (flight->decodes) {
-        smooth(&group->decode_ms, compute_ms);
+    if (flight->decodes && result->decode_ms > 0) {
+        smooth(&group->decode_ms, result->decode_ms);
     }
 }
 
@@ -289,6 +285,19 @@ void *scheduler_find(const struct scheduler *s, uint32_t index, uint32_t slot, u
     return sequence->job->user;
 }
 
+status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
+                            int rank, uint64_t pages)
+{
+    struct group *group = &s->groups[index];
+    struct sequence *sequence = NULL;
+
+    assert(index < s->config.n_groups && rank >= 0 && rank < s->config.ranks);
+    if (group->ready && slot < s->config.max_sequences) {
+        sequence = find_sequence(group, slot, number);
+    }
+    return sequence ? group_keep_pages(s, sequence, rank, pages) : STATUS_OK;
+}
+
 static void take_progress(struct scheduler *s, const struct flight *flight, double now)
 {
     struct job *job;
@@ -349,7 +358,7 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
     flight = *flight_of(s, group, result->number);
     flight_of(s, group, result->number)->advanced = NULL;
     group->n_flights--;
-    measure(group, &flight, result->compute_ms);
+    measure(group, &flight, result);
     take_progress(s, &flight, now);
     if (flight.advanced) {
         flight.advanced->collective_ms += result->collective_ms;

@@ -26,6 +26,7 @@ struct sequence {
     uint32_t planned, got; /* tokens */
     uint64_t begin_plan;   /* 0: not begun, so nothing to release */
     bool ended;
+    uint64_t *pages;       /* [ranks] it may still need; NULL: the job's worst case */
     double first_token_ms; /* time; 0: none yet */
     double collective_ms;
     double scoring_ms;
@@ -95,7 +96,7 @@ struct group {
     struct flight flights[SCHEDULER_MAX_LOOK_AHEAD]; /* by plan number */
     uint32_t n_flights;
     double work_per_ms; /* measured; 0: not yet */
-    double decode_ms;   /* of a step that only decodes */
+    double decode_ms;   /* of a decode step, likewise */
     /* Made when the group is ready for the first time. */
     struct sequence **slots; /* [max_sequences]; NULL: free */
     uint32_t *free_slots;
@@ -143,7 +144,9 @@ struct group *group_to_pass(struct scheduler *s, const struct job *job, const st
 void group_add_prompt(const struct scheduler *s, struct group *group, struct job *job, bool passes);
 void group_drop_prompt(struct group *group, const struct job *job);
 void group_take_pages(struct scheduler *s, struct group *group, const struct job *job);
-void group_give_pages(struct scheduler *s, struct group *group, const struct job *job);
+void group_give_pages(struct scheduler *s, struct sequence *sequence);
+status group_keep_pages(const struct scheduler *s, struct sequence *sequence, int rank,
+                        uint64_t pages);
 bool job_can_ever_fit(struct scheduler *s, struct job *job);
 status job_never_fits(const struct scheduler *s, const struct job *job);
 

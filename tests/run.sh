@@ -5,7 +5,8 @@
 #
 #   --setup-only       install and build, test nothing
 #   --quick            only the parts lint and unit
-#   --all              also what takes long: more goldens, bfloat16 at every degree, longer fuzzing
+#   --all              also what takes long: more goldens, bfloat16 at every degree, longer fuzzing,
+#                      and what tests do more of with WINNOW_TEST_LONG set: trials, simulated requests
 #   --fuzz-seconds N   for each fuzz target (default 20)
 #   PART               only these: lint unit asan fuzz goldens system
 #
@@ -16,12 +17,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
 parts=() all='' fuzz_seconds=20 setup_only=''
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$root/tests/run.sh"; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$root/tests/run.sh"; }
 while [ $# -gt 0 ]; do
     case $1 in
         --setup-only) setup_only=1 ;;
         --quick) parts+=(lint unit) ;;
-        --all) all=1 fuzz_seconds=300 ;;
+        --all) all=1 fuzz_seconds=300; export WINNOW_TEST_LONG=1 ;;
         --fuzz-seconds) fuzz_seconds=${2:?--fuzz-seconds needs a number}; shift ;;
         lint | unit | asan | fuzz | goldens | system) parts+=("$1") ;;
         --help | -h) usage; exit 0 ;;

@@ -24,6 +24,7 @@ struct engine {
     struct prompt_phases *phases;
     struct results results;
     struct sequence sequences[PLAN_MAX_SLOTS];
+    double decode_ms; /* of this step */
 };
 
 /* Memory. */
@@ -289,8 +290,8 @@ static status report_logits(struct engine *engine, const struct sequence *sequen
 static status find_logprobs(struct engine *engine, struct logprobs_found **found,
                             struct sequence *const *rows, const int32_t *ids, int n)
 {
-    struct logprobs_found *list[PLAN_MAX_DECODE];
-    struct logprobs_row wanted[PLAN_MAX_DECODE];
+    struct logprobs_found *list[SCRATCH_DECODE_ROWS];
+    struct logprobs_row wanted[SCRATCH_DECODE_ROWS];
     int n_wanted = 0;
 
     for (int i = 0; i < n; i++) {
@@ -310,9 +311,9 @@ static status find_logprobs(struct engine *engine, struct logprobs_found **found
 static status choose_tokens(struct engine *engine, struct sequence *const *rows, int n, bool prompt)
 {
     struct member *member = &engine->member;
-    struct sampler_row draws[PLAN_MAX_DECODE];
-    struct logprobs_found *found[PLAN_MAX_DECODE];
-    int32_t ids[PLAN_MAX_DECODE];
+    struct sampler_row draws[SCRATCH_DECODE_ROWS];
+    struct logprobs_found *found[SCRATCH_DECODE_ROWS];
+    int32_t ids[SCRATCH_DECODE_ROWS];
     const float *logits;
     status st = STATUS_OK;
 
@@ -350,7 +351,10 @@ static void report_prompt(struct engine *engine, const struct sequence *sequence
     uint64_t layers = (uint64_t)model->config.layers;
     uint64_t row_bytes =
         2 * (uint64_t)model->config.head_dim * dtype_bytes(device_dtype(engine->member.dev));
-    struct result_prompt prompt = {.slot = (uint32_t)sequence->slot};
+    struct result_prompt prompt = {
+        .slot = (uint32_t)sequence->slot,
+        .pages = kvcache_most_pages(engine->cache, sequence->slot, sequence->max_rows),
+    };
 
     if (heads.speaks) {
         prompt.kv_heads = (uint32_t)(model->config.layers * heads.n);
@@ -423,15 +427,23 @@ static status advance_slot(struct engine *engine, const struct plan_advance *adv
 
 /* Decode. */
 
+/* The rows of a step that go through the layers together. */
+static status decode_batch(struct engine *engine, struct sequence **rows, int n)
+{
+    status st = decode_step(&engine->member, engine->cache, rows, n);
+
+    for (int i = 0; !st && i < n; i++) {
+        st = report_live(engine, rows[i]);
+    }
+    return st ? st : choose_tokens(engine, rows, n, false);
+}
+
 static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_t n)
 {
     struct sequence *rows[PLAN_MAX_DECODE];
     bool seen[PLAN_MAX_SLOTS] = {false};
-    status st;
+    status st = STATUS_OK;
 
-    if (n == 0) {
-        return STATUS_OK;
-    }
     if (n > PLAN_MAX_DECODE) {
         return status_fail(STATUS_INTERNAL, "%u rows to decode, the limit is %d", n,
                            PLAN_MAX_DECODE);
@@ -447,11 +459,12 @@ static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_
         }
         seen[slots[i]] = true;
     }
-    st = decode_step(&engine->member, engine->cache, rows, (int)n);
-    for (uint32_t i = 0; !st && i < n; i++) {
-        st = report_live(engine, rows[i]);
+    for (uint32_t i = 0; !st && i < n; i += SCRATCH_DECODE_ROWS) {
+        uint32_t left = n - i;
+        st = decode_batch(engine, rows + i,
+                          left < SCRATCH_DECODE_ROWS ? (int)left : SCRATCH_DECODE_ROWS);
     }
-    return st ? st : choose_tokens(engine, rows, (int)n, false);
+    return st;
 }
 
 /* Plans. */
@@ -473,8 +486,11 @@ static status apply(struct engine *engine, const struct plan *plan)
     for (uint32_t i = 0; !st && i < plan->n_advance; i++) {
         st = advance_slot(engine, &plan->advance[i]);
     }
-    if (!st) {
-        st = decode_slots(engine, plan->decode, plan->n_decode);
+    if (!st && plan->n_decode) {
+        st = device_sync(engine->member.dev); /* so that the slices' time is not the step's */
+        double begin = clock_ms();
+        st = st ? st : decode_slots(engine, plan->decode, plan->n_decode);
+        engine->decode_ms = clock_ms() - begin;
     }
     if (!st && engine->member.check_selection) {
         st = member_check_hashes(&engine->member);
@@ -492,6 +508,7 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
     engine->member.shared_hash = start_of_hash;
     engine->member.head_hash = start_of_hash;
     engine->member.scoring_ms = 0;
+    engine->decode_ms = 0;
     status st = apply(engine, plan);
     if (st) {
         return status_note(st, "plan %llu", (unsigned long long)plan->number);
@@ -507,6 +524,7 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
         .logits = results->logits,
         .collective_ms = comm_take_ms(engine->member.comm),
         .scoring_ms = engine->member.scoring_ms,
+        .decode_ms = engine->decode_ms,
         .kv_bytes_used = kvcache_bytes_used(engine->cache),
         .index_hash = engine->member.shared_hash,
     };

@@ -223,6 +223,19 @@ static status grow(struct kvcache *cache, struct slot *s, struct table *table, i
     return st;
 }
 
+uint64_t kvcache_most_pages(const struct kvcache *cache, int slot, int appended)
+{
+    const struct slot *s = &cache->slots[slot];
+    uint64_t pages = 0;
+
+    for (int t = 0; t < cache->config.layers * s->heads; t++) {
+        const struct table *table = &s->tables[t];
+        int most = table->rows + appended;
+        pages += (uint64_t)pages_of(cache, most < table->max_rows ? most : table->max_rows);
+    }
+    return pages;
+}
+
 static int32_t pool_row(const struct kvcache *cache, const struct slot *s,
                         const struct table *table, int row)
 {

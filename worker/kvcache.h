@@ -71,6 +71,10 @@ status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int ro
 status kvcache_settle(struct kvcache *cache);
 
 int kvcache_rows(const struct kvcache *cache, int slot, int layer, int head);
+
+/* The most pages that the slot can hold from now on, when `appended` more rows join each head. */
+uint64_t kvcache_most_pages(const struct kvcache *cache, int slot, int appended);
+
 const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, int head);
 
 /* The first row whose position is at least `position`. */

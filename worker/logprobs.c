@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum {
-    MAX_ROWS = PLAN_MAX_DECODE,
+    MAX_ROWS = OP_MAX_DECODE_ROWS,
     BINS = OP_HISTOGRAM_BINS,
     PLACES = PLAN_MAX_LOGPROBS + 1, /* the largest logits of a row, then the chosen token's */
     CHOSEN = PLAN_MAX_LOGPROBS,

@@ -32,7 +32,7 @@ struct logprobs_found {
     float top_logprobs[PLAN_MAX_LOGPROBS];
 };
 
-/* out (n) from logits (rows, vocabulary rows) on the device; 0 < n <= PLAN_MAX_DECODE. */
+/* out (n) from logits (rows, vocabulary rows) on the device; 0 < n <= OP_MAX_DECODE_ROWS. */
 status logprobs_find(struct logprobs *logprobs, struct logprobs_found *const *out,
                      const float *logits, const struct logprobs_row *rows, int n);
 

@@ -5,19 +5,19 @@
 
 struct penalties {
     struct member *member;
-    float *logits;          /* (PLAN_MAX_DECODE, vocabulary rows): penalized */
-    struct penalty *device; /* (PLAN_MAX_DECODE) */
+    float *logits;          /* (OP_MAX_DECODE_ROWS, vocabulary rows): penalized */
+    struct penalty *device; /* (OP_MAX_DECODE_ROWS) */
     uint32_t *host_seen;    /* (vocabulary rows) */
 };
 
 static size_t logits_bytes(const struct model *model)
 {
-    return (size_t)PLAN_MAX_DECODE * (size_t)model->split.vocab_rows * sizeof(float);
+    return (size_t)OP_MAX_DECODE_ROWS * (size_t)model->split.vocab_rows * sizeof(float);
 }
 
 uint64_t penalties_bytes(const struct model *model)
 {
-    return logits_bytes(model) + PLAN_MAX_DECODE * sizeof(struct penalty);
+    return logits_bytes(model) + OP_MAX_DECODE_ROWS * sizeof(struct penalty);
 }
 
 status penalties_create(struct penalties **out, struct member *member)
@@ -37,7 +37,8 @@ status penalties_create(struct penalties **out, struct member *member)
         st = device_alloc(member->dev, &logits, logits_bytes(member->model), "penalized logits");
     }
     if (!st) {
-        st = device_alloc(member->dev, &device, PLAN_MAX_DECODE * sizeof(*p->device), "penalties");
+        st = device_alloc(member->dev, &device, OP_MAX_DECODE_ROWS * sizeof(*p->device),
+                          "penalties");
     }
     p->logits = logits;
     p->device = device;
@@ -93,7 +94,7 @@ status penalties_apply(struct penalties *p, const float **out, const float *logi
                        struct sequence *const *rows, int n)
 {
     const struct split *split = &p->member->model->split;
-    struct penalty list[PLAN_MAX_DECODE];
+    struct penalty list[OP_MAX_DECODE_ROWS];
     bool any = false;
 
     for (int i = 0; i < n; i++) {

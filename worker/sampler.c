@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum {
-    MAX_ROWS = PLAN_MAX_DECODE,
+    MAX_ROWS = OP_MAX_DECODE_ROWS,
     BINS = OP_HISTOGRAM_BINS,
     KEY_MINUS_INFINITY = 0x007fffff, /* op_key(-INFINITY) */
     ANY_ID = INT32_MAX,

@@ -13,7 +13,7 @@
 
 enum {
     SCRATCH_BUFFERS = 40,
-    SCRATCH_DECODE_ROWS = PLAN_MAX_DECODE,
+    SCRATCH_DECODE_ROWS = OP_MAX_DECODE_ROWS, /* a decode step runs in batches of so many */
 };
 
 struct scratch {
@@ -38,8 +38,8 @@ struct scratch {
     int32_t *in_order;  /* (SLICE_ROWS): 0, 1, 2, ... */
     float *row_weights; /* (SLICE_ROWS): of scoring rows of a chunk */
 
-    /* One decode step: (SCRATCH_DECODE_ROWS) and (layers, SCRATCH_DECODE_ROWS * query heads),
-     * as many of these as there are cache heads. */
+    /* One batch of a decode step: (SCRATCH_DECODE_ROWS) and (layers, SCRATCH_DECODE_ROWS * query
+     * heads), as many of these as there are cache heads. */
     int32_t *ids;
     int32_t *positions;
     int32_t *key_positions;

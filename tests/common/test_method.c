@@ -468,6 +468,29 @@ static void test_headkv_tables_without_shares_are_known(void **state)
     CHECK(!method_headkv_normalises(&p)); /* 2^-1000000 is nothing */
 }
 
+static void test_the_peak_of_what_evicts_is_its_budget_and_never_more_than_all(void **state)
+{
+    struct model_config config = with_layers(4);
+    struct method_params p;
+
+    (void)state;
+    method_defaults(&p, METHOD_H2O, &config);
+    p.h2o_dynamic = true;
+    p.absolute = true;
+    p.capacity = 50;
+    assert_int_equal(method_peak_rows(&p, 200, 50, 30), 51);
+    assert_int_equal(method_peak_rows(&p, 20, 20, 10), 30);
+    p.capacity = INT_MAX;
+    assert_int_equal(method_peak_rows(&p, 200, 200, 30), 230);
+    method_defaults(&p, METHOD_STREAMINGLLM, &config);
+    p.rolling = true;
+    p.absolute = true;
+    p.capacity = 50;
+    assert_int_equal(method_peak_rows(&p, 200, 50, 30), 50);
+    p.capacity = INT_MAX;
+    assert_int_equal(method_peak_rows(&p, 200, 200, 30), 230);
+}
+
 static void test_row_counts_are_those_of_the_goldens(void **state)
 {
     const char *more = getenv("WINNOW_TEST_DATA");
@@ -495,6 +518,7 @@ int main(void)
         cmocka_unit_test(test_headkv_tables_without_shares_are_known),
         cmocka_unit_test(test_gemfilter_chooses_between_one_token_and_all),
         cmocka_unit_test(test_pyramidinfer_keeps_its_sinks_whatever_the_ratio),
+        cmocka_unit_test(test_the_peak_of_what_evicts_is_its_budget_and_never_more_than_all),
         cmocka_unit_test(test_row_counts_are_those_of_the_goldens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

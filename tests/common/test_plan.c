@@ -158,6 +158,7 @@ static void test_a_result_survives_the_wire(void **state)
                                    .kv_bytes = 12,
                                    .kv_bytes_full = 13,
                                    .kv_heads = 2,
+                                   .pages = 21,
                                    .n_tokens_in = 4,
                                    .tokens_in = in,
                                    .n_heads = 2,
@@ -176,6 +177,7 @@ static void test_a_result_survives_the_wire(void **state)
                                  .compute_ms = 1.5,
                                  .collective_ms = 0.5,
                                  .scoring_ms = 0.25,
+                                 .decode_ms = 0.75,
                                  .kv_bytes_used = 99,
                                  .index_hash = 0xfeedfacecafebeefULL};
     struct step_result back;
@@ -190,6 +192,7 @@ static void test_a_result_survives_the_wire(void **state)
     CHECK(back.tokens[0].logprob->top_ids[1] == 4);
     CHECK(back.tokens[0].logprob->top_logprobs[1] == -1.0F);
     CHECK(back.n_prompts == 1 && back.prompts[0].kv_bytes_full == 13);
+    CHECK(back.prompts[0].pages == 21 && back.compute_ms == 1.5 && back.decode_ms == 0.75);
     CHECK(back.prompts[0].n_heads == 2 && back.prompts[0].heads[0].kept[2] == 5);
     CHECK(back.prompts[0].heads[1].layer == 2 && back.prompts[0].n_propagated == 3);
     CHECK(back.prompts[0].tokens_in[2] == 3 && back.prompts[0].kv_rows == 11);

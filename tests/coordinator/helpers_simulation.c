@@ -64,7 +64,7 @@ struct sim_step {
     uint64_t number;
     uint32_t n_tokens;
     struct result_token tokens[PLAN_MAX_DECODE + 1];
-    double ms;
+    double ms, decode_ms;
 };
 
 struct sim_group {
@@ -388,7 +388,7 @@ static void execute(struct simulation *sim, uint32_t index, const struct plan *p
 
     CHECK(group->alive && plan->epoch == group->epoch && plan->number == group->expected);
     CHECK(group->n_steps <= (sim->config.look_ahead ? sim->config.look_ahead : 2));
-    CHECK(plan->n_begin <= 1 && plan->n_advance <= 1 && plan->n_decode <= PLAN_MAX_DECODE);
+    CHECK(plan->n_begin <= 1 && plan->n_advance <= 1);
     CHECK(plan->n_release + plan->n_begin + plan->n_advance + plan->n_decode > 0);
     group->expected++;
     *step = (struct sim_step){.number = plan->number, .ms = 0.2};
@@ -405,7 +405,8 @@ static void execute(struct simulation *sim, uint32_t index, const struct plan *p
         CHECK(group->slots[plan->decode[i]].decoding);
         fake_token(group, step, plan->decode[i]);
     }
-    step->ms += plan->n_decode ? 1 + 0.05 * plan->n_decode : 0;
+    step->decode_ms = plan->n_decode ? 1 + 0.05 * plan->n_decode : 0;
+    step->ms += step->decode_ms;
     sim->outcome.plans++;
     remember(sim, 5, index, plan->number * 1000 + plan->n_decode);
     if (group->n_steps == 1) {
@@ -465,6 +466,7 @@ static void step_done(struct simulation *sim, uint32_t index)
         .tokens = step.tokens,
         .compute_ms = step.ms,
         .collective_ms = step.ms / 10,
+        .decode_ms = step.decode_ms,
     };
 
     group->n_steps--;

@@ -287,6 +287,37 @@ static void test_tokens_past_a_stop_are_dropped_and_the_slot_is_released(void **
     scheduler_close(scheduler);
 }
 
+/* ADAKV's worst case is a bound: when the choice is made, the rest is free for others. */
+static void test_pages_that_a_choice_left_over_are_given_back_at_once(void **state)
+{
+    struct scheduler *scheduler = open_one(52, 10);
+    struct request first = make(1, 1000, 1);
+    struct request second = make(2, 60, 5); /* 24 pages */
+    struct seen seen[2];
+    uint32_t slot;
+    bool retry;
+
+    (void)state;
+    method_defaults(&first.params, METHOD_ADAKV, &simulation_model);
+    first.params.absolute = true;
+    first.params.capacity = 108; /* 52 pages */
+    CHECK_OK(submit(scheduler, &first, &seen[0], &retry));
+    CHECK_OK(submit(scheduler, &second, &seen[1], &retry));
+    slot = next(scheduler).advance[0].slot;
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 0 && seen[1].last.phase == PHASE_QUEUED);
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 48));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 4);
+    CHECK_FAILS(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 49), STATUS_INTERNAL,
+                "rank 0 needs 49 KV pages for slot 0, which was promised 48");
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 28));
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot + 1, 1, 0, 1)); /* nobody's slot */
+    CHECK_OK(scheduler_result(scheduler, 0, &(struct step_result){.number = 1}, 2));
+    CHECK(seen[1].last.phase == PHASE_PREFILL && scheduler_pages_free(scheduler, 0, 0) == 0);
+    CHECK(scheduler_cancel(scheduler, 1, NULL, 3) && scheduler_cancel(scheduler, 2, NULL, 3));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 52);
+    scheduler_close(scheduler);
+}
+
 static void test_late_tokens_of_a_reused_slot_go_to_nobody(void **state)
 {
     struct scheduler *scheduler = open_one(1000, 10);
@@ -684,6 +715,7 @@ int main(void)
         cmocka_unit_test(test_heads_that_differ_are_counted_rank_by_rank),
         cmocka_unit_test(test_a_full_queue_refuses_by_requests_and_by_tokens),
         cmocka_unit_test(test_tokens_past_a_stop_are_dropped_and_the_slot_is_released),
+        cmocka_unit_test(test_pages_that_a_choice_left_over_are_given_back_at_once),
         cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
         cmocka_unit_test(test_a_lost_group_fails_only_who_has_a_token),
         cmocka_unit_test(test_who_runs_again_keeps_its_place),

@@ -9,7 +9,7 @@
 
 #define GOLDENS WINNOW_SOURCE_DIR "/tests/goldens/data/"
 
-enum { COMPANY = PLAN_MAX_DECODE, STEPS = 6, MAX_PROMPT = 90, VOCAB = 512 };
+enum { COMPANY = OP_MAX_DECODE_ROWS, STEPS = 6, MAX_PROMPT = 90, VOCAB = 512 };
 
 /* Sequence `i` of a company: its own length, method and sampling. */
 static void make_begin(struct plan_begin *begin, uint32_t *prompt, const struct model *model, int i)
@@ -155,6 +155,75 @@ static void test_bf16_bits_do_not_depend_on_company(void **state)
     (void)state;
     check_company(GOLDENS "llama-gqa-bf16/model", DTYPE_BF16);
     check_company(GOLDENS "mistral-hd/model", DTYPE_BF16);
+}
+
+/* A decode step of more rows than a batch has, against steps of a third of them. */
+enum { MANY = 2 * OP_MAX_DECODE_ROWS + 22, THIRD = MANY / 3 };
+
+struct many_run {
+    int rows; /* of a plan */
+    struct outcome outcomes[MANY];
+};
+
+static status decode_many(struct many_run *run, struct bench *bench)
+{
+    uint32_t slots[MANY];
+    struct step_result result;
+    status st = STATUS_OK;
+
+    for (uint32_t i = 0; i < MANY; i++) {
+        slots[i] = MANY - 1 - i;
+    }
+    for (int at = 0; !st && at < STEPS * MANY; at += run->rows) {
+        st = bench_decode(bench, slots + at % MANY, (uint32_t)run->rows, &result);
+        for (uint32_t i = 0; !st && i < MANY; i++) {
+            outcome_take(&run->outcomes[i], &result, i);
+        }
+    }
+    return st;
+}
+
+static status run_many(struct comm *comm, void *context)
+{
+    const struct bench_config config = {.model = GOLDENS "llama-gqa/model",
+                                        .dtype = DTYPE_F32,
+                                        .max_context = 128,
+                                        .kv_bytes = 128 << 20};
+    struct many_run *run = context;
+    struct plan_begin begin;
+    uint32_t prompt[MAX_PROMPT];
+    struct bench bench;
+    status st = bench_open(&bench, comm, &config);
+
+    for (int i = 0; !st && i < MANY; i++) {
+        make_begin(&begin, prompt, bench.model, i);
+        begin.slot = (uint32_t)i;
+        begin.n_prompt = 1 + begin.n_prompt / 3;
+        st = bench_prompt(&bench, &begin, &run->outcomes[i]);
+    }
+    if (!st) {
+        st = decode_many(run, &bench);
+    }
+    bench_close(&bench);
+    return st;
+}
+
+static void test_a_step_of_several_batches_gives_the_same_bits(void **state)
+{
+    static struct many_run whole = {.rows = MANY};
+    static struct many_run parts = {.rows = THIRD};
+
+    (void)state;
+    group_run(1, run_many, &whole);
+    group_run(1, run_many, &parts);
+    for (int i = 0; i < MANY; i++) {
+        struct outcome *a = &whole.outcomes[i], *b = &parts.outcomes[i];
+        CHECK(a->n_tokens == STEPS + 1 && b->n_tokens == STEPS + 1);
+        assert_memory_equal(a->tokens, b->tokens, (STEPS + 1) * sizeof(*a->tokens));
+        assert_memory_equal(a->logits, b->logits, (STEPS + 1) * VOCAB * sizeof(*a->logits));
+        outcome_free(a);
+        outcome_free(b);
+    }
 }
 
 /* One plan with a release, a begin, slices of a prompt and decode rows: nobody is disturbed. */
@@ -573,6 +642,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float32_bits_do_not_depend_on_company),
         cmocka_unit_test(test_bf16_bits_do_not_depend_on_company),
+        cmocka_unit_test(test_a_step_of_several_batches_gives_the_same_bits),
         cmocka_unit_test(test_prompts_and_decode_interleave),
         cmocka_unit_test(test_prompts_of_all_methods_are_read_side_by_side),
         cmocka_unit_test(test_released_slots_leave_no_pages),

@@ -40,7 +40,7 @@ static status sample_steps(const struct sampler_run *run, const struct member *m
                            struct sampler *sampler, int32_t *ids)
 {
     const struct split *split = &member->model->split;
-    struct sampler_row rows[PLAN_MAX_DECODE];
+    struct sampler_row rows[OP_MAX_DECODE_ROWS];
     float *logits = calloc((size_t)run->rows * (size_t)split->vocab_rows, sizeof(*logits));
     status st = STATUS_OK;
 
