@@ -64,6 +64,7 @@ class Answer:
     done: api.Done = None
     progress: list = field(default_factory=list)  # (seconds since the call, Progress)
     token_times: list = field(default_factory=list)
+    logprobs: list = field(default_factory=list)
 
     @property
     def usage(self):
@@ -126,10 +127,33 @@ class Client:
             elif kind == "tokens":
                 answer.ids.extend(response.tokens.ids)
                 answer.text += response.tokens.text
+                answer.logprobs.extend(response.tokens.logprobs)
                 answer.token_times.append(now)
             elif kind == "done":
                 answer.done = response.done
         return answer
+
+    def start_samples(self, request, timeout=600):
+        """Sends a request; what is returned collects its n answers, each with its own Done."""
+        call = self.inference.Generate(request, timeout=timeout)
+
+        def collect():
+            answers = {}
+            for response in call:
+                kind = response.WhichOneof("event")
+                if kind == "progress":
+                    continue
+                event = getattr(response, kind)
+                answer = answers.setdefault(event.index, Answer())
+                if kind == "tokens":
+                    answer.ids.extend(event.ids)
+                    answer.text += event.text
+                    answer.logprobs.extend(event.logprobs)
+                else:
+                    answer.done = event
+            return [answers[i] for i in sorted(answers)]
+
+        return collect
 
     def tokenize(self, text, special=True):
         request = api.TokenizeRequest(text=text, add_special_tokens=special)
