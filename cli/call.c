@@ -1,13 +1,13 @@
 #include "cli/call.h"
 
+#include "cli/interrupt.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 struct message {
@@ -29,31 +29,20 @@ struct call {
     struct failure end;
 };
 
-static int signals = -1;
-
 status call_init(void)
 {
-    sigset_t set;
+    status st = interrupt_open();
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) {
-        return status_fail(STATUS_INTERNAL, "signals cannot be blocked");
+    if (!st) {
+        rpc_init();
     }
-    signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals < 0) {
-        return status_fail(STATUS_INTERNAL, "signalfd: %s", strerror(errno));
-    }
-    rpc_init();
-    return STATUS_OK;
+    return st;
 }
 
 void call_fini(void)
 {
     rpc_fini();
-    close(signals);
-    signals = -1;
+    interrupt_close();
 }
 
 static void wake(struct call *call)
@@ -165,19 +154,17 @@ static enum call_event take(struct call *call, const uint8_t **data, size_t *byt
 enum call_event call_wait(struct call *call, int timeout_ms, const uint8_t **data, size_t *bytes)
 {
     struct pollfd fds[2] = {{.fd = call->wake, .events = POLLIN},
-                            {.fd = signals, .events = POLLIN}};
-    struct signalfd_siginfo info;
+                            {.fd = interrupt_fd(), .events = POLLIN}};
     uint64_t count;
 
-    if (read(signals, &info, sizeof(info)) == sizeof(info)) {
+    if (interrupt_take()) {
         return CALL_INTERRUPT;
     }
     enum call_event event = take(call, data, bytes);
     if (event != CALL_TICK) {
         return event;
     }
-    if (poll(fds, 2, timeout_ms) > 0 && (fds[1].revents & POLLIN) &&
-        read(signals, &info, sizeof(info)) == sizeof(info)) {
+    if (poll(fds, 2, timeout_ms) > 0 && (fds[1].revents & POLLIN) && interrupt_take()) {
         return CALL_INTERRUPT;
     }
     if (read(call->wake, &count, sizeof(count)) < 0 && errno != EAGAIN) {

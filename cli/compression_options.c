@@ -39,8 +39,9 @@ void compression_options_init(struct compression_options *options)
     };
 }
 
-void compression_options_rows(struct option *rows, struct compression_options *o)
+void compression_options_rows(struct option *rows, struct compression_options *options)
 {
+    struct compression_options *o = options;
     const double u32 = UINT32_MAX;
     const struct option table[COMPRESSION_OPTIONS] = {
         {"method", OPTION_STRING, &o->method, "NAME", "FULL, FASTKV, ...", 0, 0},
@@ -60,8 +61,10 @@ void compression_options_rows(struct option *rows, struct compression_options *o
     memcpy(rows, table, sizeof(table));
 }
 
-status compression_options_check(const struct compression_options *o)
+status compression_options_check(const struct compression_options *options)
 {
+    const struct compression_options *o = options;
+
     if (!isnan(o->retain_rate) && o->capacity != UNSET_INT) {
         return status_fail(STATUS_INVALID, "give --retain-rate or --capacity, not both");
     }

@@ -10,6 +10,7 @@ static const char usage[] =
     "commands:\n"
     "  generate   send a document and a question, stream the answer\n"
     "  tokenize   turn text into token ids, or ids into text\n"
+    "  bench      measure a server, compare and plot results\n"
     "  status     show the server, its workers and its model\n"
     "\n"
     "winnow COMMAND --help lists a command's options, winnow --version prints the version.\n"
@@ -24,6 +25,7 @@ int main(int argc, char **argv)
         {"generate", generate_main},
         {"tokenize", tokenize_main},
         {"status", status_main},
+        {"bench", bench_main},
     };
     const char *name = argc > 1 ? argv[1] : "";
 

@@ -1,0 +1,45 @@
+#include "cli/bench/bench.h"
+
+#include "cli/commands.h"
+#include "cli/print.h"
+
+#include <string.h>
+
+static const char usage[] =
+    "usage: winnow bench COMMAND [options]\n"
+    "Measure a winnow server, and show what was measured.\n"
+    "\n"
+    "commands:\n"
+    "  serve        many requests, as users send them: latency and throughput under load\n"
+    "  compare      two results, figure by figure\n"
+    "\n"
+    "winnow bench COMMAND --help lists a command's options; docs/benchmarking.md is the guide.\n";
+
+int bench_main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+    } commands[] = {
+        {"serve", serve_main},
+        {"compare", compare_main},
+    };
+    const char *name = argc > 1 ? argv[1] : "";
+
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_out("%s", usage);
+        return print_finish();
+    }
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    if (name[0]) {
+        print_note("winnow bench: there is no command \"%s\"; winnow bench --help lists them\n",
+                   name);
+    } else {
+        print_note("%s", usage);
+    }
+    return EXIT_USAGE;
+}

@@ -1,0 +1,25 @@
+/*
+ * session.h - what every measuring command needs: the interrupts, the server's model, and
+ * connections that carry the load.
+ */
+#ifndef CLI_BENCH_SESSION_H
+#define CLI_BENCH_SESSION_H
+
+#include "cli/bench/load.h"
+#include "cli/service.h"
+#include "winnow/v1/inference.pb-c.h"
+
+struct session {
+    struct service service;
+    Winnow__V1__Model *model;
+    struct rpc_client *clients[LOAD_MAX_CONNECTIONS];
+    int n_clients;
+};
+
+/* Before any other thread: it blocks the signals. */
+status session_open(struct session *out, const char *server);
+/* More connections, up to n in all. */
+status session_connect(struct session *session, const char *server, int n);
+void session_close(struct session *session);
+
+#endif
