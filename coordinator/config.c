@@ -128,7 +128,7 @@ static void settle_numbers(struct config *out, const struct raw *raw)
     if (!out->threads && n > 0) {
         out->threads = machine.cores > n ? machine.cores / n : 1;
     }
-    if (!out->kv_memory && n > 1) {
+    if (!out->kv_memory && n > 1 && strcmp(out->device, "cpu") == 0) {
         /* A worker alone on its machine takes a share of the free memory; these have siblings. */
         out->kv_memory = (int64_t)((double)machine.free_bytes * local_kv_share / n);
     }

@@ -26,6 +26,7 @@ struct local {
     char executable[MAX_PATH];
     char numbers[3][32]; /* parent, threads, memory */
     char *strings[3];    /* coordinator, model, device: copies */
+    char gpu[32];        /* of the child that is started: each has its own */
     char *arguments[MAX_ARGUMENTS];
     int n_arguments;
     int n;
@@ -60,6 +61,11 @@ static void add_argument(struct local *local, const char *name, char *value)
     local->arguments[local->n_arguments++] = value;
 }
 
+static bool is_cuda(const struct local *local)
+{
+    return local->strings[2] && strcmp(local->strings[2], "cuda") == 0;
+}
+
 static status make_arguments(struct local *local, const struct service_local *config,
                              const char *coordinator)
 {
@@ -75,7 +81,7 @@ static status make_arguments(struct local *local, const struct service_local *co
     add_argument(local, "--coordinator", local->strings[0]);
     add_argument(local, "--model", local->strings[1]);
     if (config->device) {
-        add_argument(local, "--device", local->strings[2]);
+        add_argument(local, "--device", is_cuda(local) ? local->gpu : local->strings[2]);
     }
     if (config->threads > 0) {
         snprintf(local->numbers[1], sizeof(local->numbers[1]), "%d", config->threads);
@@ -186,6 +192,10 @@ static void collect(struct local *local, int i, double now)
 static void start(struct local *local, int i, double now)
 {
     struct child *child = &local->children[i];
+
+    if (is_cuda(local)) {
+        snprintf(local->gpu, sizeof(local->gpu), "cuda:%d", i);
+    }
     int error = spawn(local, &child->pid);
 
     child->started_ms = now;

@@ -30,8 +30,10 @@ struct backend {
     void (*close)(struct device *dev);
     status (*alloc)(struct device *dev, void **out, size_t bytes, const char *what);
     void (*free)(struct device *dev, void *memory);
+    status (*free_memory)(struct device *dev, uint64_t *bytes);
     status (*upload)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*download)(struct device *dev, void *to, const void *from, size_t bytes);
+    status (*copy)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*sync)(struct device *dev);
 
     status (*embed)(struct device *dev, float *out, const int32_t *ids, int n,

@@ -39,8 +39,13 @@ const char *device_description(const struct device *dev);
 status device_alloc(struct device *dev, void **out, size_t bytes, const char *what);
 void device_free(struct device *dev, void *memory); /* NULL is fine */
 
+/* Bytes that device_alloc() can still give out, at most: of the GPU, or of this machine. */
+status device_free_memory(struct device *dev, uint64_t *bytes);
+
 status device_upload(struct device *dev, void *to, const void *from, size_t bytes);
 status device_download(struct device *dev, void *to, const void *from, size_t bytes); /* waits */
+/* Within the device, in the order of the stream; no overlap. */
+status device_copy(struct device *dev, void *to, const void *from, size_t bytes);
 status device_sync(struct device *dev);
 
 #endif

@@ -57,6 +57,11 @@ void device_free(struct device *dev, void *memory)
     }
 }
 
+status device_free_memory(struct device *dev, uint64_t *bytes)
+{
+    return dev->backend->free_memory(dev, bytes);
+}
+
 status device_upload(struct device *dev, void *to, const void *from, size_t bytes)
 {
     return dev->backend->upload(dev, to, from, bytes);
@@ -65,6 +70,11 @@ status device_upload(struct device *dev, void *to, const void *from, size_t byte
 status device_download(struct device *dev, void *to, const void *from, size_t bytes)
 {
     return dev->backend->download(dev, to, from, bytes);
+}
+
+status device_copy(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    return dev->backend->copy(dev, to, from, bytes);
 }
 
 status device_sync(struct device *dev)

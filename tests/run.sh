@@ -143,6 +143,21 @@ part_fuzz() {
             "$work/$name" "tests/fuzz/corpus/${name#fuzz_}"
     done
 }
+# The whole worker with --device cuda, on the processor: the shortest cases of every method and some
+# middle ones, a few tokens each; with --all everything.
+goldens_on_emulated_gpu() {
+    local data=tests/goldens/data middle='^(adakv|fastkv_prop|h2o|headkv|pyramidinfer|snapkv).*_n256'
+    if [ -n "$all" ]; then
+        goldens "$data" --emulated-gpu --tp 1,2,4
+        goldens "$data" --emulated-gpu 'apart rotating' --longest 100 --tp 2
+        goldens "$data" --emulated-gpu --dtype bfloat16 --tp 1,2 --method full fastkv
+        return
+    fi
+    goldens "$data" --emulated-gpu --longest 100 --steps 4 --tp 1,2
+    goldens "$data" --emulated-gpu 'apart reversed' --match "$middle" --steps 4 --tp 2
+    goldens "$data" --emulated-gpu --dtype bfloat16 --longest 40 --steps 4 --tp 2 \
+        --method full fastkv
+}
 part_goldens() {
     local full=${WINNOW_TEST_DATA:+$WINNOW_TEST_DATA/goldens/public}
     if [ -n "$full" ] && [ -d "$full" ]; then
@@ -152,6 +167,7 @@ part_goldens() {
     fi
     goldens tests/goldens/data --tp "$([ -n "$all" ] && echo 1,2,4 || echo 2)" --dtype bfloat16 \
         --method full fastkv
+    goldens_on_emulated_gpu
 }
 part_system() {
     pytests 'system tests' tests/system

@@ -2,15 +2,21 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "kernels/device.h"
 #include "worker/comm_transport.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* Of one exchange of device memory by a transport that reads the host's. */
+enum { STAGING_BYTES = 4 << 20 };
+
 struct comm {
     int rank, size;
     const struct comm_transport *transport; /* NULL: one rank, or not open yet */
     void *self;
+    struct device *device; /* whose memory is not the host's; else NULL */
+    char *staging;         /* (STAGING_BYTES) on the host, with a device */
     double busy_ms;
 };
 
@@ -28,6 +34,17 @@ static status connect_ranks(struct comm *comm, const struct comm_config *config)
     return st;
 }
 
+static status allocate_staging(struct comm *comm)
+{
+    if (comm->device) {
+        comm->staging = malloc(STAGING_BYTES);
+        if (!comm->staging) {
+            return status_fail(STATUS_EXHAUSTED, "no memory for the collectives");
+        }
+    }
+    return STATUS_OK;
+}
+
 status comm_open(struct comm **out, const struct comm_config *config)
 {
     struct comm *comm = calloc(1, sizeof(*comm));
@@ -37,8 +54,14 @@ status comm_open(struct comm **out, const struct comm_config *config)
     }
     comm->rank = config->rank;
     comm->size = config->size;
+    if (config->device && !device_on_host(config->device)) {
+        comm->device = config->device;
+    }
     if (comm->size > 1) {
-        status st = connect_ranks(comm, config);
+        status st = allocate_staging(comm);
+        if (!st) {
+            st = connect_ranks(comm, config);
+        }
         if (st) {
             comm_close(comm);
             return st;
@@ -52,9 +75,13 @@ status comm_open(struct comm **out, const struct comm_config *config)
 
 void comm_close(struct comm *comm)
 {
-    if (comm && comm->transport) {
+    if (!comm) {
+        return;
+    }
+    if (comm->transport) {
         comm->transport->close(comm->self);
     }
+    free(comm->staging);
     free(comm);
 }
 
@@ -75,6 +102,47 @@ int comm_size(const struct comm *comm)
     return comm->size;
 }
 
+/* Piece by piece through the host: an element's sum does not depend on its neighbours. */
+static status reduce_staged(struct comm *comm, int first, int count, float *x, size_t n, int max)
+{
+    const size_t piece = STAGING_BYTES / sizeof(*x);
+    float *staging = (float *)(void *)comm->staging;
+    status st = STATUS_OK;
+
+    for (size_t at = 0; !st && at < n; at += piece) {
+        size_t part = n - at < piece ? n - at : piece;
+        st = device_download(comm->device, staging, x + at, part * sizeof(*x));
+        if (!st) {
+            st = comm->transport->reduce(comm->self, first, count, staging, part, max);
+        }
+        if (!st) {
+            st = device_upload(comm->device, x + at, staging, part * sizeof(*x));
+        }
+    }
+    return st;
+}
+
+/* A piece from this rank is the first in the staging memory, those of all ranks follow it. */
+static status gather_staged(struct comm *comm, char *out, const char *in, size_t bytes)
+{
+    size_t ranks = (size_t)comm->size;
+    const size_t piece = STAGING_BYTES / (ranks + 1);
+    status st = STATUS_OK;
+
+    for (size_t at = 0; !st && at < bytes; at += piece) {
+        size_t part = bytes - at < piece ? bytes - at : piece;
+        char *all = comm->staging + piece;
+        st = device_download(comm->device, comm->staging, in + at, part);
+        if (!st) {
+            st = comm->transport->gather(comm->self, all, comm->staging, part);
+        }
+        for (size_t r = 0; !st && r < ranks; r++) {
+            st = device_upload(comm->device, out + r * bytes + at, all + r * part, part);
+        }
+    }
+    return st;
+}
+
 status comm_all_reduce(struct comm *comm, float *x, size_t n)
 {
     return comm_group_reduce(comm, 0, comm->size, x, n, 0);
@@ -86,19 +154,29 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
         return STATUS_OK;
     }
     double begin = clock_ms();
-    status st = comm->transport->reduce(comm->self, first, count, x, n, max);
+    status st = comm->device ? reduce_staged(comm, first, count, x, n, max)
+                             : comm->transport->reduce(comm->self, first, count, x, n, max);
     comm->busy_ms += clock_ms() - begin;
     return st;
+}
+
+static status copy_alone(struct comm *comm, void *out, const void *in, size_t bytes)
+{
+    if (comm->device) {
+        return device_copy(comm->device, out, in, bytes);
+    }
+    memmove(out, in, bytes);
+    return STATUS_OK;
 }
 
 status comm_all_gather(struct comm *comm, void *out, const void *in, size_t bytes)
 {
     if (comm->size == 1) {
-        memmove(out, in, bytes);
-        return STATUS_OK;
+        return copy_alone(comm, out, in, bytes);
     }
     double begin = clock_ms();
-    status st = comm->transport->gather(comm->self, out, in, bytes);
+    status st = comm->device ? gather_staged(comm, out, in, bytes)
+                             : comm->transport->gather(comm->self, out, in, bytes);
     comm->busy_ms += clock_ms() - begin;
     return st;
 }

@@ -8,6 +8,10 @@
  *
  * The ranks find each other through `store`, a small key-value space that the coordinator
  * relays; the address that a rank publishes is `host`.
+ *
+ * Buffers are memory of `device`, without which they are the host's.  A call takes its place on the
+ * device's stream: what was enqueued before it is done before it, and what comes after sees its
+ * result.
  */
 #ifndef WORKER_COMM_H
 #define WORKER_COMM_H
@@ -15,6 +19,8 @@
 #include "common/status.h"
 
 #include <stdint.h>
+
+struct device;
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,6 +43,7 @@ struct comm_config {
     int timeout_ms;   /* of one collective; a rank that stops is found by then */
     int tcp_only;     /* of any rank: no shared memory, even where all are on one host */
     struct comm_store store;
+    struct device *device; /* borrowed until comm_close(); NULL: the host */
 };
 
 status comm_open(struct comm **out, const struct comm_config *config);

@@ -1,14 +1,13 @@
 #include "worker/rank.h"
 
 #include "common/log.h"
-#include "common/machine.h"
 #include "common/plan.h"
 #include "worker/engine.h"
 #include "worker/model.h"
 
 #include <stdlib.h>
 
-enum { COLLECTIVE_TIMEOUT_MS = 120000, FREE_MEMORY_PERCENT = 40 };
+enum { COLLECTIVE_TIMEOUT_MS = 120000, FREE_MEMORY_PERCENT = 40, FREE_GPU_PERCENT = 90 };
 
 struct rank {
     struct link *link;
@@ -73,31 +72,56 @@ static status load(struct rank *rank, const struct link_assignment *assign)
     return st;
 }
 
-/* Pages are touched only when used, so this is a bound and no reservation. */
-static uint64_t pool_bytes(const struct worker_config *config)
+/* Of a host, pages are touched only when used, so its share is a bound and no reservation.  A GPU
+ * has nothing else to do: pages get nearly all that weights and prompts leave. */
+static status pool_bytes(const struct rank *rank, struct engine_config *engine)
 {
-    if (config->kv_memory > 0) {
-        return (uint64_t)config->kv_memory;
+    struct engine_memory memory = engine_memory(rank->model, rank->dtype, engine);
+    uint64_t prompts = memory.hidden + memory.layer_kv + memory.step;
+    uint64_t free_bytes = 0;
+
+    engine->kv_bytes = (uint64_t)rank->config->kv_memory;
+    if (engine->kv_bytes > 0) {
+        return STATUS_OK;
     }
-    return machine_look().free_bytes / 100 * FREE_MEMORY_PERCENT;
+    status st = device_free_memory(rank->device, &free_bytes);
+    if (st) {
+        return st;
+    }
+    if (device_on_host(rank->device)) {
+        engine->kv_bytes = free_bytes / 100 * FREE_MEMORY_PERCENT;
+        return STATUS_OK;
+    }
+    if (free_bytes <= prompts) {
+        return status_fail(STATUS_EXHAUSTED,
+                           "%s: prompts of up to %d tokens need %llu bytes beside the weights, of "
+                           "which %llu are free",
+                           device_description(rank->device), engine->max_context,
+                           (unsigned long long)prompts, (unsigned long long)free_bytes);
+    }
+    engine->kv_bytes = (free_bytes - prompts) / 100 * FREE_GPU_PERCENT;
+    return STATUS_OK;
 }
 
 static status join(struct rank *rank, const struct link_assignment *assign)
 {
-    const struct comm_config comm = {.rank = (int)assign->rank,
-                                     .size = (int)assign->size,
-                                     .epoch = assign->epoch,
-                                     .host = rank->config->advertise,
-                                     .timeout_ms = COLLECTIVE_TIMEOUT_MS,
-                                     .tcp_only = rank->config->tcp_only,
-                                     .store = link_store(rank->link)};
-    const struct engine_config engine = {.max_context = (int)assign->max_context,
-                                         .kv_bytes = pool_bytes(rank->config),
-                                         .check_selection = assign->check_selection};
+    struct comm_config comm = {.rank = (int)assign->rank,
+                               .size = (int)assign->size,
+                               .epoch = assign->epoch,
+                               .host = rank->config->advertise,
+                               .timeout_ms = COLLECTIVE_TIMEOUT_MS,
+                               .tcp_only = rank->config->tcp_only,
+                               .store = link_store(rank->link)};
+    struct engine_config engine = {.max_context = (int)assign->max_context,
+                                   .check_selection = assign->check_selection};
 
     status st = load(rank, assign);
     if (!st) {
+        comm.device = rank->device;
         st = comm_open(&rank->comm, &comm);
+    }
+    if (!st) {
+        st = pool_bytes(rank, &engine);
     }
     if (!st) {
         link_watch(rank->link, rank->comm);

@@ -1,4 +1,5 @@
 /* backend.c - the CPU device: its memory, its threads, and the table of its operations. */
+#include "common/machine.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gemm.h"
 
@@ -109,6 +110,13 @@ static void cpu_free(struct device *dev, void *memory)
     munmap(start, total);
 }
 
+static status cpu_free_memory(struct device *dev, uint64_t *bytes)
+{
+    (void)dev;
+    *bytes = machine_look().free_bytes;
+    return STATUS_OK;
+}
+
 static status cpu_copy(struct device *dev, void *to, const void *from, size_t bytes)
 {
     (void)dev;
@@ -131,8 +139,10 @@ const struct backend backend_cpu = {
     .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .free_memory = cpu_free_memory,
     .upload = cpu_copy,
     .download = cpu_copy,
+    .copy = cpu_copy,
     .sync = cpu_sync,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,

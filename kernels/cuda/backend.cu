@@ -213,6 +213,15 @@ static void cuda_free(struct device *dev, void *memory)
     }
 }
 
+static status cuda_free_memory(struct device *, uint64_t *bytes)
+{
+    size_t free_bytes = 0, total = 0;
+    status st = cuda_check(cudaMemGetInfo(&free_bytes, &total), "asking for free memory");
+
+    *bytes = free_bytes;
+    return st;
+}
+
 /* Through pinned memory, so that `from` is free again at once and nothing waits for the GPU unless
  * two halves are under way. */
 static status cuda_upload(struct device *dev, void *to, const void *from, size_t bytes)
@@ -265,6 +274,12 @@ static status cuda_download(struct device *dev, void *to, const void *from, size
     return st;
 }
 
+static status cuda_copy(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda_stream(dev)),
+                      "copy");
+}
+
 const struct backend backend_cuda = {
     .name = "cuda",
     .on_host = false,
@@ -272,8 +287,10 @@ const struct backend backend_cuda = {
     .close = cuda_close,
     .alloc = cuda_alloc,
     .free = cuda_free,
+    .free_memory = cuda_free_memory,
     .upload = cuda_upload,
     .download = cuda_download,
+    .copy = cuda_copy,
     .sync = cuda_sync,
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,

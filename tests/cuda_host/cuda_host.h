@@ -2,7 +2,8 @@
  * cuda_host.h - how tests steer the emulated GPU.
  *
  * The environment chooses the same for whole programs: WINNOW_CUDA_HOST is a list of words,
- * "reversed" or "rotating" (the schedule), "lazy", and "devices=N".
+ * "reversed" or "rotating" (the schedule), "lazy", "apart" (memory that the host cannot touch,
+ * memory.h), "devices=N", "memory=N" (MiB of each), and "no-driver".
  */
 #ifndef TESTS_CUDA_HOST_CUDA_HOST_H
 #define TESTS_CUDA_HOST_CUDA_HOST_H
@@ -19,6 +20,9 @@ void cuda_host_set_schedule(enum cuda_host_schedule schedule);
 /* Lazy streams run nothing before somebody waits for it, and then only what that needs; the others
  * run everything at once. */
 void cuda_host_set_lazy(int lazy);
+
+/* Memory that is allocated from now on cannot be touched but by work of a stream. */
+void cuda_host_set_apart(void);
 
 /* Kernels run on this thread so far. */
 unsigned long cuda_host_launches(void);

@@ -3,17 +3,16 @@
  *
  * A stream is a list of work.  Eager streams run it when it is enqueued.  Lazy ones run nothing
  * before it is waited for, and then only what that wait needs: work of another stream that should
- * have been waited for through an event has not happened, and the result shows it.
+ * have been waited for through an event has not happened, and the result shows it.  Until a copy to
+ * the host has run, its destination is NaN.
  */
 #include "tests/cuda_host/block.h"
+#include "tests/cuda_host/memory.h"
 
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <map>
-#include <mutex>
 
 struct CUevent_st {
     cudaStream_t stream = nullptr;
@@ -35,6 +34,7 @@ namespace
 
 struct settings {
     bool lazy = false;
+    bool no_driver = false;
     int devices = 1;
 
     settings()
@@ -45,6 +45,7 @@ struct settings {
             return;
         }
         lazy = strstr(words, "lazy");
+        cuda_host_memory_keep_apart(strstr(words, "apart"));
         if (strstr(words, "reversed")) {
             cuda_host_set_schedule(CUDA_HOST_REVERSED);
         } else if (strstr(words, "rotating")) {
@@ -53,6 +54,10 @@ struct settings {
         if (const char *n = strstr(words, "devices=")) {
             devices = atoi(n + strlen("devices="));
         }
+        if (const char *n = strstr(words, "memory=")) {
+            cuda_host_memory_limit(static_cast<size_t>(atoi(n + strlen("memory="))) << 20);
+        }
+        no_driver = strstr(words, "no-driver");
     }
 };
 
@@ -60,26 +65,6 @@ settings &chosen()
 {
     static settings s;
     return s;
-}
-
-/* What cudaMalloc gave out: copies say which side is which, and that is checked. */
-std::mutex memory_mutex;
-std::map<uintptr_t, size_t> memory;
-
-constexpr size_t memory_total = size_t{8} << 30;
-size_t memory_used = 0;
-
-bool on_device(const void *address, size_t bytes)
-{
-    auto at = reinterpret_cast<uintptr_t>(address);
-    std::lock_guard<std::mutex> lock(memory_mutex);
-    auto it = memory.upper_bound(at);
-
-    if (it == memory.begin()) {
-        return false;
-    }
-    --it;
-    return at + bytes <= it->first + it->second;
 }
 
 [[noreturn]] void misuse(const char *what)
@@ -90,21 +75,17 @@ bool on_device(const void *address, size_t bytes)
 
 void run_until(cudaStream_t stream, unsigned long number)
 {
+    if (stream->done >= number) {
+        return;
+    }
+    cuda_host_memory_enter();
     while (stream->done < number) {
         auto item = std::move(stream->items.front());
         stream->items.pop_front();
         item.work();
         stream->done = item.number;
     }
-}
-
-cudaError_t new_memory(void **out, size_t bytes)
-{
-    /* Exactly as much as was asked for, so that AddressSanitizer sees the first byte past it. */
-    if (posix_memalign(out, 256, bytes ? bytes : 1)) {
-        return cudaErrorMemoryAllocation;
-    }
-    return cudaSuccess;
+    cuda_host_memory_leave();
 }
 
 } // namespace
@@ -127,9 +108,17 @@ void cuda_host_set_lazy(int lazy)
     chosen().lazy = lazy;
 }
 
+void cuda_host_set_apart(void)
+{
+    cuda_host_memory_keep_apart(true);
+}
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = chosen().devices;
+    *count = chosen().no_driver ? 0 : chosen().devices;
+    if (chosen().no_driver) {
+        return cudaErrorInsufficientDriver;
+    }
     return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
@@ -142,7 +131,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int)
 {
     *prop = cudaDeviceProp{};
     snprintf(prop->name, sizeof(prop->name), "emulated GPU");
-    prop->totalGlobalMem = memory_total;
+    prop->totalGlobalMem = cuda_host_memory_total();
     prop->sharedMemPerBlockOptin = 163 << 10; /* the least of sm_80, sm_90 and sm_100 */
     prop->major = 8;
     prop->multiProcessorCount = 4;
@@ -169,10 +158,8 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    std::lock_guard<std::mutex> lock(memory_mutex);
-
-    *free_bytes = memory_total - memory_used;
-    *total = memory_total;
+    *free_bytes = cuda_host_memory_free();
+    *total = cuda_host_memory_total();
     return cudaSuccess;
 }
 
@@ -197,39 +184,22 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
-    {
-        std::lock_guard<std::mutex> lock(memory_mutex);
-        if (bytes > memory_total - memory_used) {
-            return cudaErrorMemoryAllocation;
-        }
-    }
-    if (new_memory(out, bytes)) {
-        return cudaErrorMemoryAllocation;
-    }
-    std::lock_guard<std::mutex> lock(memory_mutex);
-    memory[reinterpret_cast<uintptr_t>(*out)] = bytes;
-    memory_used += bytes;
-    return cudaSuccess;
+    (void)chosen(); /* memory is kept apart from the first on */
+    *out = cuda_host_memory_new(bytes);
+    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *address)
 {
-    if (address) {
-        std::lock_guard<std::mutex> lock(memory_mutex);
-        auto it = memory.find(reinterpret_cast<uintptr_t>(address));
-        if (it == memory.end()) {
-            misuse("cudaFree of what cudaMalloc did not give");
-        }
-        memory_used -= it->second;
-        memory.erase(it);
+    if (address && !cuda_host_memory_delete(address)) {
+        misuse("cudaFree of what cudaMalloc did not give");
     }
-    free(address);
     return cudaSuccess;
 }
 
 cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
-    return new_memory(out, bytes);
+    return posix_memalign(out, 4096, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *address)
@@ -241,9 +211,12 @@ cudaError_t cudaFreeHost(void *address)
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
-    if (on_device(to, bytes) != (kind != cudaMemcpyDeviceToHost) ||
-        on_device(from, bytes) != (kind != cudaMemcpyHostToDevice)) {
+    if (cuda_host_memory_holds(to, bytes) != (kind != cudaMemcpyDeviceToHost) ||
+        cuda_host_memory_holds(from, bytes) != (kind != cudaMemcpyHostToDevice)) {
         misuse("a copy whose sides are not what its kind says");
+    }
+    if (kind == cudaMemcpyDeviceToHost) {
+        memset(to, 0xff, bytes);
     }
     cuda_host_enqueue(stream, [=] { memcpy(to, from, bytes); });
     return cudaSuccess;

@@ -27,7 +27,7 @@ static cudaStream_t new_stream()
 }
 
 /* The kernel ends the program, as a child shows. */
-static void check_ends(void (*launch)(cudaStream_t stream))
+static void check_ends(void (*launch)(cudaStream_t stream), int by = SIGABRT)
 {
     int how = 0;
     pid_t child = fork();
@@ -36,6 +36,7 @@ static void check_ends(void (*launch)(cudaStream_t stream))
         const struct rlimit none = {0, 0};
 
         setrlimit(RLIMIT_CORE, &none);
+        signal(SIGSEGV, SIG_DFL); /* the test runner's is not for children */
         if (!freopen("/dev/null", "w", stderr)) {
             _exit(1);
         }
@@ -43,7 +44,7 @@ static void check_ends(void (*launch)(cudaStream_t stream))
         _exit(0);
     }
     assert_true(child > 0 && waitpid(child, &how, 0) == child);
-    assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGABRT);
+    assert_true(WIFSIGNALED(how) && WTERMSIG(how) == by);
 }
 
 /* Each thread reads its neighbour's element; without the barrier some read too early. */
@@ -272,6 +273,54 @@ static void test_a_missing_event_shows_on_lazy_streams(void **)
     assert_int_equal(on_two_streams(false), 3);
 }
 
+static __global__ void fill_kernel(int *to, int value)
+{
+    to[threadIdx.x] = value;
+}
+
+/* In a child, since all later memory would be kept apart. */
+static void check_apart(bool touch)
+{
+    cudaStream_t stream = new_stream();
+    void *pinned, *memory;
+    int landed[32];
+
+    cuda_host_set_apart();
+    cudaMallocHost(&pinned, sizeof(landed));
+    cudaMalloc(&memory, sizeof(landed));
+    GPU_LAUNCH(fill_kernel, 1, 32, 0, stream, static_cast<int *>(memory), 7);
+    cudaMemcpyAsync(pinned, memory, sizeof(landed), cudaMemcpyDeviceToHost, stream);
+    cudaStreamSynchronize(stream);
+    memcpy(landed, touch ? memory : pinned, sizeof(landed));
+    if (landed[31] == 7) {
+        abort();
+    }
+}
+
+static void test_memory_apart_is_touched_by_the_gpu_alone(void **)
+{
+    check_ends([](cudaStream_t) { check_apart(false); });
+    check_ends([](cudaStream_t) { check_apart(true); }, SIGSEGV);
+}
+
+static void test_a_download_is_nan_until_it_was_waited_for(void **)
+{
+    cudaStream_t stream = new_stream();
+    float landed = 1.0f, value = 2.0f;
+    void *memory;
+
+    assert_int_equal(cudaMalloc(&memory, sizeof(value)), cudaSuccess);
+    cuda_host_set_lazy(1);
+    cudaMemcpyAsync(memory, &value, sizeof(value), cudaMemcpyHostToDevice, stream);
+    cudaMemcpyAsync(&landed, memory, sizeof(landed), cudaMemcpyDeviceToHost, stream);
+    assert_true(std::isnan(landed));
+    cudaStreamSynchronize(stream);
+    assert_true(landed == 2.0f);
+    cuda_host_set_lazy(0);
+    cudaFree(memory);
+    cudaStreamDestroy(stream);
+}
+
 int main()
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +331,8 @@ int main()
         cmocka_unit_test(test_matrix_loads_have_the_layout_of_the_gpu),
         cmocka_unit_test(test_copies_arrive_when_they_were_waited_for),
         cmocka_unit_test(test_a_missing_event_shows_on_lazy_streams),
+        cmocka_unit_test(test_memory_apart_is_touched_by_the_gpu_alone),
+        cmocka_unit_test(test_a_download_is_nan_until_it_was_waited_for),
     };
 
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -2,6 +2,8 @@
 """Compare a running winnow with golden cases, through the public gRPC API.
 
 usage: run.py DIR [--tp 1,2,4] [--method NAME ...] [--dtype float32|bfloat16]
+              [--emulated-gpu [WORDS]]
+              [--longest N] [--steps N] [--match REGEX]
 
 DIR holds folders <model>/model and <model>/cases in the format of tests/goldens/README.md.  For
 each model and each tensor-parallel degree the service is started once and asked every case: 25
@@ -24,6 +26,7 @@ tokens before agree.
 """
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -33,7 +36,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "system"))
 
-from service import Service, api, grpc  # noqa: E402
+from service import BUILD, Service, api, grpc  # noqa: E402
 
 ATOL = 2e-3
 BF16_LOGITS = 0.08
@@ -98,6 +101,14 @@ def compression(params):
             getattr(own, name).SetInParent()  # an empty list is a choice, too
             getattr(own, name).ids.extend(params[name])
     return out
+
+
+def shorten(case, golden, steps):
+    """Only so many tokens are asked for, unless rows are evicted at every one of them."""
+    if any("kept_after_decode" in layer for layer in case["layers"]):
+        return
+    case["generated_ids"] = case["generated_ids"][:steps]
+    golden["logits"] = golden["logits"][:steps + 1]
 
 
 def ask(service, case):
@@ -237,8 +248,9 @@ class Tally:
         print(f"refused {name}: {why}", flush=True)
 
 
-def run_case(service, name, path, dtype, tally):
-    case = json.loads(path.read_text())
+def run_case(service, name, path, args, tally):
+    case, golden = json.loads(path.read_text()), load_file(path.with_suffix(".safetensors"))
+    shorten(case, golden, args.steps)
     try:
         answer = ask(service, case)
     except grpc.RpcError as error:
@@ -250,13 +262,30 @@ def run_case(service, name, path, dtype, tally):
     if answer.done is None:
         tally.add(name, ["the stream ended without Done"])
         return
-    check = check_float32 if dtype == "float32" else check_bfloat16
-    tally.add(name, check(case, load_file(path.with_suffix(".safetensors")), answer))
+    check = check_float32 if args.dtype == "float32" else check_bfloat16
+    tally.add(name, check(case, golden, answer))
 
 
-def run_model(folder, tp, dtype, methods, tally):
-    paths = sorted((folder / "cases").glob("*.json"))
-    paths = [p for p in paths if not methods or json.loads(p.read_text())["method"] in methods]
+def is_chosen(path, args):
+    case = json.loads(path.read_text())
+    return ((not args.method or case["method"] in args.method)
+            and case["n_prompt"] <= args.longest
+            and not (args.match and not re.search(args.match, path.stem)))
+
+
+def service_options(tp, args):
+    """How Service starts the programs: those of build/, or those with the emulated GPU, which lie
+    in build/cuda-host/ so that the coordinator finds their worker beside it."""
+    options = ["--enable-trace"]
+    if not args.emulated_gpu:
+        return {"options": options}
+    return {"options": options + ["--device", "cuda", "--kv-memory", "4M"],
+            "build": BUILD / "cuda-host",
+            "env": {"WINNOW_CUDA_HOST": f"devices={tp} {args.emulated_gpu}"}}
+
+
+def run_model(folder, tp, args, tally):
+    paths = [p for p in sorted((folder / "cases").glob("*.json")) if is_chosen(p, args)]
     if not paths:
         return
     before = tally.passed, tally.failed, tally.refused
@@ -266,15 +295,15 @@ def run_model(folder, tp, dtype, methods, tally):
             tally.refuse(f"{folder.name}/{path.stem} tp {tp}", f"the model has {heads} query heads")
         return
     try:
-        with Service(folder / "model", workers=tp, dtype=dtype,
-                     options=["--enable-trace"]) as service:
+        with Service(folder / "model", workers=tp, dtype=args.dtype,
+                     **service_options(tp, args)) as service:
             for path in paths:
-                run_case(service, f"{folder.name}/{path.stem} tp {tp}", path, dtype, tally)
+                run_case(service, f"{folder.name}/{path.stem} tp {tp}", path, args, tally)
     except RuntimeError as error:
         tally.add(f"{folder.name} tp {tp}", [str(error).strip().splitlines()[-1]])
     now = tally.passed, tally.failed, tally.refused
     passed, failed, refused = (b - a for a, b in zip(before, now))
-    print(f"{folder.name} tp {tp} {dtype}: {passed} passed, {failed} failed, {refused} refused",
+    print(f"{folder.name} tp {tp} {args.dtype}: {passed} passed, {failed} failed, {refused} refused",
           flush=True)
 
 
@@ -286,10 +315,18 @@ def main():
     parser.add_argument("--method", nargs="+", default=[], metavar="NAME",
                         help="only these methods, e.g. full fastkv")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--emulated-gpu", nargs="?", const="apart lazy", metavar="WORDS",
+                        help="--device cuda with the emulated GPU of tests/cuda_host, which the"
+                        " words steer (cuda_host.h; default: apart lazy)")
+    parser.add_argument("--longest", type=int, default=sys.maxsize, metavar="N",
+                        help="only cases with a prompt of up to N tokens")
+    parser.add_argument("--steps", type=int, default=sys.maxsize, metavar="N",
+                        help="only the first N tokens, where no method evicts by them")
+    parser.add_argument("--match", metavar="REGEX", help="only cases with such a name")
     args = parser.parse_args()
-    methods = {name.lower() for name in args.method}
-    if methods - set(FIELDS):
-        parser.error(f"unknown method {', '.join(sorted(methods - set(FIELDS)))}")
+    args.method = {name.lower() for name in args.method}
+    if args.method - set(FIELDS):
+        parser.error(f"unknown method {', '.join(sorted(args.method - set(FIELDS)))}")
     folders = sorted({config.parent.parent for config in args.dir.rglob("model/config.json")
                       if (config.parent.parent / "cases").is_dir()})
     if not folders:
@@ -297,7 +334,7 @@ def main():
     tally = Tally()
     for folder in folders:
         for tp in (int(degree) for degree in args.tp.split(",")):
-            run_model(folder, tp, args.dtype, methods, tally)
+            run_model(folder, tp, args, tally)
     if tally.refused:
         print(f"{tally.refused} refused")
     print(f"{tally.passed} passed, {tally.failed} failed")

@@ -67,6 +67,9 @@ static void check_memory(struct device *dev, size_t bytes)
     CHECK_OK(device_upload(dev, memory, one, 1));
     CHECK_OK(device_download(dev, copy, memory, 1));
     CHECK(copy[0] == 7);
+    CHECK_OK(device_copy(dev, (char *)memory + bytes - 1, memory, bytes > 1));
+    CHECK_OK(device_download(dev, copy, (char *)memory + bytes - 1, 1));
+    CHECK(copy[0] == 7);
     device_free(dev, memory);
 }
 
@@ -80,6 +83,9 @@ static void test_memory_is_zeroed_and_aligned(void **state)
     check_memory(dev, 4097);
     check_memory(dev, (size_t)17 << 20);
     CHECK_OK(device_sync(dev));
+    uint64_t left = 0;
+    CHECK_OK(device_free_memory(dev, &left));
+    CHECK(left > 0);
     device_free(dev, NULL);
     device_close(dev);
     device_close(NULL);

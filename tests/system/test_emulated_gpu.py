@@ -1,0 +1,80 @@
+"""--device cuda through the whole service, on the emulated GPU of tests/cuda_host.
+
+The programs of build/cuda-host are the ordinary ones, but for the CUDA runtime and cuBLAS, which
+are stand-ins; "apart" lets nothing but the GPU's own work touch its memory.  What they compute is
+compared in tests/goldens/run.py --emulated-gpu; here is the rest of the way.
+"""
+import os
+import signal
+
+import pytest
+
+from service import (BUILD, MODELS, NOT_SERVING, SERVING, Service, fastkv, full, prompt, sampling)
+
+PROGRAMS = BUILD / "cuda-host"
+MODEL = MODELS / "stories260k"
+
+
+def emulated(workers, words, options=("--kv-memory", "4M")):
+    return Service(MODEL, workers=workers, dtype="float32", build=PROGRAMS,
+                   options=["--device", "cuda", *options],
+                   env={"WINNOW_CUDA_HOST": f"apart {words}"})
+
+
+def refusal(**arguments):
+    """What the programs say when the local workers can never serve."""
+    service = emulated(**arguments)
+    with pytest.raises(RuntimeError):
+        service.__enter__()
+    return service.log_text()
+
+
+def ids(service, count=6, n=40, **fields):
+    return service.generate(**prompt(ids=[1 + 7 * i % 300 for i in range(n)]),
+                            sampling=sampling(max_tokens=count, **fields),
+                            compression=fastkv(window=4, retain_rate=0.3)).ids
+
+
+@pytest.fixture(scope="module")
+def two_gpus():
+    with emulated(2, "lazy devices=2") as service:
+        yield service
+
+
+def test_each_local_worker_has_a_gpu_of_its_own(two_gpus):
+    devices = sorted(w.device for g in two_gpus.status().groups for w in g.workers)
+    assert [d.split()[0] for d in devices] == ["cuda:0", "cuda:1"]
+
+
+def test_tokens_are_those_of_the_cpu(two_gpus):
+    with Service(MODEL, workers=2, dtype="float32") as cpu:
+        for fields in ({}, {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5}):
+            assert ids(two_gpus, **fields) == ids(cpu, **fields)
+
+
+def test_the_order_of_warps_and_streams_does_not_matter(two_gpus):
+    with emulated(1, "reversed") as other:
+        assert ids(two_gpus, 4) == ids(other, 4)
+
+
+def test_a_group_whose_worker_died_forms_again(two_gpus):
+    before = ids(two_gpus, 3)
+    os.kill(two_gpus.workers()[0], signal.SIGKILL)
+    two_gpus.wait_for_health(NOT_SERVING)
+    two_gpus.wait_for_health(SERVING)
+    assert ids(two_gpus, 3) == before
+
+
+def test_without_a_driver_or_a_gpu_one_sentence_says_so():
+    assert "cuda: GPU 0 was asked for: no CUDA-capable device" in refusal(workers=1, words="devices=0")
+    assert "this machine has no NVIDIA driver" in refusal(workers=1, words="no-driver")
+    assert "cuda: GPU 1 was asked for, of 0 to 0" in refusal(workers=2, words="devices=1")
+
+
+def test_the_kv_pool_takes_what_is_free():
+    with emulated(1, "memory=128", options=()) as service:
+        (worker,) = [w for g in service.status().groups for w in g.workers]
+        assert 8 << 20 < worker.kv_bytes_total < 128 << 20
+        assert len(ids(service, 2, 10)) == 2
+        assert service.generate(**prompt(ids=[1, 2, 3]), compression=full(),
+                                sampling=sampling(max_tokens=1)).done is not None
