@@ -16,6 +16,7 @@ enum exit_status {
 int generate_main(int argc, char **argv);
 int tokenize_main(int argc, char **argv);
 int status_main(int argc, char **argv);
+int doctor_main(int argc, char **argv);
 int bench_main(int argc, char **argv); /* a family of its own: cli/bench */
 
 #endif

@@ -12,6 +12,7 @@ static const char usage[] =
     "  tokenize   turn text into token ids, or ids into text\n"
     "  bench      measure a server, compare and plot results\n"
     "  status     show the server, its workers and its model\n"
+    "  doctor     show what this machine has for workers, and what is missing for GPUs\n"
     "\n"
     "winnow COMMAND --help lists a command's options, winnow --version prints the version.\n"
     "Exit status: 0 success, 1 an error told on stderr, 2 wrong usage, 130 interrupted.\n";
@@ -22,10 +23,8 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(int argc, char **argv);
     } commands[] = {
-        {"generate", generate_main},
-        {"tokenize", tokenize_main},
-        {"status", status_main},
-        {"bench", bench_main},
+        {"generate", generate_main}, {"tokenize", tokenize_main}, {"status", status_main},
+        {"doctor", doctor_main},     {"bench", bench_main},
     };
     const char *name = argc > 1 ? argv[1] : "";
 
