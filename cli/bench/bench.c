@@ -11,6 +11,9 @@ static const char usage[] =
     "\n"
     "commands:\n"
     "  serve        many requests, as users send them: latency and throughput under load\n"
+    "  prefill      time to the first token, by method and length\n"
+    "  e2e          time of a whole answer, by method and length\n"
+    "  throughput   speed of decoding, by method and length\n"
     "  compare      two results, figure by figure\n"
     "\n"
     "winnow bench COMMAND --help lists a command's options; docs/benchmarking.md is the guide.\n";
@@ -21,7 +24,8 @@ int bench_main(int argc, char **argv)
         const char *name;
         int (*run)(int argc, char **argv);
     } commands[] = {
-        {"serve", serve_main},
+        {"serve", serve_main},     {"prefill", sweep_prefill_main},
+        {"e2e", sweep_e2e_main},   {"throughput", sweep_throughput_main},
         {"compare", compare_main},
     };
     const char *name = argc > 1 ? argv[1] : "";

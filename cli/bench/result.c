@@ -15,6 +15,47 @@
 #include <sys/stat.h>
 #include <time.h>
 
+void result_options_rows(struct option *rows, struct result_options *options)
+{
+    struct result_options *r = options;
+    const struct option table[RESULT_OPTIONS] = {
+        {"save-result", OPTION_FLAG, &r->save, NULL, "write a JSON file", 0, 0},
+        {"result-dir", OPTION_STRING, &r->dir, "DIR", "in this folder", 0, 0},
+        {"result-filename", OPTION_STRING, &r->filename, "NAME", "of this name", 0, 0},
+        {"label", OPTION_STRING, &r->label, "TEXT", "what reports call this run", 0, 0},
+        {"metadata", OPTION_LIST, &r->metadata_words, "KEY=VALUE", "goes into the JSON", 0, 0},
+        {"json", OPTION_FLAG, &r->json, NULL, "the JSON on stdout instead of a table", 0, 0},
+        {"quiet", OPTION_FLAG, &r->quiet, NULL, "no progress", 0, 0},
+    };
+
+    memcpy(rows, table, sizeof(table));
+}
+
+status result_options_add_metadata(struct result_options *options, const char *word)
+{
+    const char *equals = strchr(word, '=');
+
+    if (!equals || equals == word) {
+        return status_fail(STATUS_INVALID, "--metadata: \"%s\" is not KEY=VALUE", word);
+    }
+    if (options->n_metadata == RESULT_MAX_METADATA) {
+        return status_fail(STATUS_INVALID, "more than %d pairs of metadata", RESULT_MAX_METADATA);
+    }
+    options->metadata[options->n_metadata++] = word;
+    return STATUS_OK;
+}
+
+status result_options_check(struct result_options *options)
+{
+    status st = STATUS_OK;
+
+    options->save = options->save || options->detailed || options->filename;
+    for (int i = 0; !st && i < options->metadata_words.n; i++) {
+        st = result_options_add_metadata(options, options->metadata_words.values[i]);
+    }
+    return st;
+}
+
 static void write_time(char *out, size_t out_size, const char *format)
 {
     time_t now = time(NULL);

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 enum result_limits {
+    RESULT_OPTIONS = 7, /* rows of the table */
     RESULT_MAX_METADATA = 32,
     RESULT_MAX_FILE = 1 << 30, /* bytes of one that is read */
 };
@@ -21,9 +22,16 @@ enum result_limits {
 struct result_options {
     bool save, detailed, json, quiet;
     const char *dir, *filename, *label;
+    struct option_list metadata_words;         /* as given */
     const char *metadata[RESULT_MAX_METADATA]; /* "KEY=VALUE" */
     int n_metadata;
 };
+
+/* Writes RESULT_OPTIONS rows, which point into `options`. */
+void result_options_rows(struct option *rows, struct result_options *options);
+/* Of the words of --metadata, or of one more.  A failure is wrong usage. */
+status result_options_check(struct result_options *options);
+status result_options_add_metadata(struct result_options *options, const char *word);
 
 /* Command, version, date, label, model; the object is malloc'd.  NULL: no memory. */
 cJSON *result_create(const char *command, const struct result_options *options,

@@ -10,7 +10,7 @@
 /* What is parsed further before it becomes struct serve_options. */
 struct raw {
     const char *dataset, *rate, *ramp, *names, *percentiles;
-    struct option_list goodput, metadata;
+    struct option_list goodput;
     int64_t num_prompts, seed;
     int64_t input_len, output_len, random_input, random_output;
     const char *pairs[SERVE_MAX_PAIRS];
@@ -83,23 +83,16 @@ static int load_rows(struct option *rows, int n, struct serve_options *o, struct
     return ADD_ROWS(rows, n, more);
 }
 
-static int result_rows(struct option *rows, int n, struct serve_options *o, struct raw *raw)
+static int metric_rows(struct option *rows, int n, struct serve_options *o, struct raw *raw)
 {
-    struct result_options *r = &o->result;
     const struct option more[] = {
         {"percentile-metrics", OPTION_STRING, &raw->names, "NAMES", "of these", 0, 0},
         {"metric-percentiles", OPTION_STRING, &raw->percentiles, "NUMBERS", "these percentiles", 0,
          0},
         {"goodput", OPTION_LIST, &raw->goodput, "NAME:MS ...", "a good request's ttft, tpot, e2el",
          0, 0},
-        {"save-result", OPTION_FLAG, &r->save, NULL, "write a JSON file", 0, 0},
-        {"save-detailed", OPTION_FLAG, &r->detailed, NULL, "with a list of all requests", 0, 0},
-        {"result-dir", OPTION_STRING, &r->dir, "DIR", "in this folder", 0, 0},
-        {"result-filename", OPTION_STRING, &r->filename, "NAME", "of this name", 0, 0},
-        {"label", OPTION_STRING, &r->label, "TEXT", "what reports call this run", 0, 0},
-        {"metadata", OPTION_LIST, &raw->metadata, "KEY=VALUE ...", "goes into the JSON", 0, 0},
-        {"json", OPTION_FLAG, &r->json, NULL, "the JSON on stdout instead of a table", 0, 0},
-        {"quiet", OPTION_FLAG, &r->quiet, NULL, "no progress", 0, 0},
+        {"save-detailed", OPTION_FLAG, &o->result.detailed, NULL,
+         "write the JSON with a list of all requests", 0, 0},
     };
 
     return ADD_ROWS(rows, n, more);
@@ -167,20 +160,6 @@ static status take_rate(struct serve_options *o, const struct raw *raw)
     return STATUS_OK;
 }
 
-static status add_metadata(struct serve_options *o, const char *word)
-{
-    const char *equals = strchr(word, '=');
-
-    if (!equals || equals == word) {
-        return status_fail(STATUS_INVALID, "--metadata: \"%s\" is not KEY=VALUE", word);
-    }
-    if (o->result.n_metadata == RESULT_MAX_METADATA) {
-        return status_fail(STATUS_INVALID, "more than %d pairs of metadata", RESULT_MAX_METADATA);
-    }
-    o->result.metadata[o->result.n_metadata++] = word;
-    return STATUS_OK;
-}
-
 /* "--goodput ttft:200 tpot:50": the words after the first stand alone. */
 static status take_pairs(struct serve_options *o, const struct raw *raw)
 {
@@ -189,12 +168,9 @@ static status take_pairs(struct serve_options *o, const struct raw *raw)
     for (int i = 0; !st && i < raw->goodput.n; i++) {
         st = metrics_parse_goodput(&o->metrics, raw->goodput.values[i]);
     }
-    for (int i = 0; !st && i < raw->metadata.n; i++) {
-        st = add_metadata(o, raw->metadata.values[i]);
-    }
     for (int i = 0; !st && i < raw->n_pairs; i++) {
-        if (raw->metadata.n && strchr(raw->pairs[i], '=')) {
-            st = add_metadata(o, raw->pairs[i]);
+        if (o->result.n_metadata && strchr(raw->pairs[i], '=')) {
+            st = result_options_add_metadata(&o->result, raw->pairs[i]);
         } else if (raw->goodput.n) {
             st = metrics_parse_goodput(&o->metrics, raw->pairs[i]);
         } else {
@@ -211,9 +187,9 @@ static status check(struct serve_options *o, const struct raw *raw)
     st = st ? st : take_rate(o, raw);
     st = st ? st : metrics_parse_names(&o->metrics, raw->names);
     st = st ? st : metrics_parse_percentiles(&o->metrics, raw->percentiles);
+    st = st ? st : result_options_check(&o->result);
     st = st ? st : take_pairs(o, raw);
     st = st ? st : compression_options_check(&o->compression);
-    o->result.save = o->result.save || o->result.detailed || o->result.filename;
     return st;
 }
 
@@ -242,7 +218,9 @@ status serve_options_parse(struct serve_options *out, int argc, char **argv,
     compression_options_init(&out->compression);
     int n = dataset_rows(rows, 0, out, &raw);
     n = load_rows(rows, n, out, &raw);
-    n = result_rows(rows, n, out, &raw);
+    n = metric_rows(rows, n, out, &raw);
+    result_options_rows(rows + n, &out->result);
+    n += RESULT_OPTIONS;
     compression_options_rows(rows + n, &out->compression);
     struct options options = {
         .program = "winnow bench serve",

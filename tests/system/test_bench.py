@@ -159,7 +159,37 @@ def test_a_result_is_compared_with_another(crowd, tmp_path):
     assert kept.split()[1] == "1" and kept.split()[3].startswith("-")
 
 
-@pytest.mark.parametrize("words", [[], ["fast"], ["serve", "--no-such"], ["compare", "x"]])
+@pytest.mark.parametrize("kind, rate", [("prefill", None), ("e2e", "e2el_ms"),
+                                        ("throughput", None)])
+def test_a_sweep_measures_methods_by_lengths(crowd, tmp_path, kind, rate):
+    output = [] if kind == "prefill" else ["--output-len", 9]
+    done = bench(crowd, kind, "--methods", "FULL,SNAPKV", "--lengths", "100,200,1k", "--num-runs", 4,
+                 "--num-warmups", 1, *output, "--result-dir", tmp_path, "--result-filename", "s.json")
+    result = json.loads((tmp_path / "s.json").read_text())
+    cases = {(c["method"], c["input_len"]): c for c in result["results"]}
+    assert result["winnow_bench"] == kind and result["complete"]
+    assert set(cases) == {(m, n) for m in ("FULL", "SNAPKV") for n in (100, 200, 1024)}
+    assert "OUT_OF_RANGE" in done.stdout  # the story model has 512 positions
+    for (method, n), case in cases.items():
+        if n == 1024:
+            assert "exceed" in case["error"] and case["num_runs"] == 0
+            continue
+        times = numpy.array(case["ttft_ms"])
+        assert len(times) == (2 if kind == "throughput" else 4)  # without its extremes, or all
+        assert case["mean_ttft_ms"] == pytest.approx(times.mean())
+        assert case["std_ttft_ms"] == pytest.approx(times.std())
+        assert case["kept_ratio"] == pytest.approx(1 if method == "FULL" else 0.1)
+        assert kind == "prefill" or case["mean_tokens_per_s"] > 0
+        if rate:  # 8 tokens after the first, over the whole time
+            speeds = sorted(8000 / ms for ms in case[rate])
+            assert case["tokens_per_s"] == pytest.approx(speeds)
+    if kind == "prefill":
+        done = bench(None, "compare", tmp_path / "s.json", tmp_path / "s.json")
+        assert "SNAPKV, 200 tokens" in done.stdout and "ci95_ttft_ms" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["fast"], ["serve", "--no-such"], ["compare", "x"],
+                                   ["e2e", "--output-len", "1"]])
 def test_wrong_usage_ends_with_status_2(words):
     done = subprocess.run([WINNOW, "bench", *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == "" and done.stderr
