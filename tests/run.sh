@@ -172,6 +172,7 @@ part_goldens() {
 part_system() {
     pytests 'system tests' tests/system
     pytests 'deployment tests' tests/deploy
+    pytests 'evaluations' tests/evals
     if [ -n "$all" ]; then one 'container image' tests/deploy/image.sh; fi
 }
 

@@ -77,17 +77,18 @@ make_venv() {
     cp "$list" "$venv/requirements.stamp"
 }
 
-# Tools that check deploy/: more packages in .venv, and kubectl in .cache.  Their tests are skipped,
-# with the reason, where these are missing.
+# More packages in .venv, for the tests of one folder: skipped, with the reason, where these are missing.
+get_packages_of() {
+    local venv=$root/.venv list=$root/tests/$1/requirements.txt
+    if cmp -s "$list" "$venv/$1.stamp"; then return 0; fi
+    say "installing the packages of tests/$1/requirements.txt"
+    quietly "$venv/bin/pip" install -q --disable-pip-version-check --retries 2 -r "$list" || return 1
+    cp "$list" "$venv/$1.stamp"
+}
+
+# Tools that check deploy/: packages, and kubectl in .cache.
 get_deploy_tools() {
-    local venv=$root/.venv list=$root/tests/deploy/requirements.txt
-    if ! cmp -s "$list" "$venv/deploy.stamp"; then
-        say "installing the packages of tests/deploy/requirements.txt"
-        quietly "$venv/bin/pip" install -q --disable-pip-version-check --retries 2 -r "$list" ||
-            return 1
-        cp "$list" "$venv/deploy.stamp"
-    fi
-    quietly "$venv/bin/python" "$root/tests/deploy/kubectl.py"
+    get_packages_of deploy && quietly "$root/.venv/bin/python" "$root/tests/deploy/kubectl.py"
 }
 
 # build_preset NAME FOLDER: configures once (CMake itself looks for new files later) and builds.
@@ -107,6 +108,7 @@ if ! make_venv; then
 fi
 if [ -n "$tests" ]; then
     get_deploy_tools || say "the tools that check deploy/ cannot be fetched: going on without"
+    get_packages_of evals || say "the packages of the evaluations cannot be fetched: going on without"
 fi
 build_preset release build
 if [ -n "$tests" ]; then build_preset asan build-asan; fi
