@@ -184,7 +184,7 @@ static status run(struct session *s)
         free(request);
         return st;
     }
-    st = rpc_client_open(&client, s->options.server);
+    st = rpc_client_open(&client, s->options.access.server, &s->options.access.identity);
     if (!st) {
         st = run_call(s, client, request, bytes);
         rpc_client_close(client);

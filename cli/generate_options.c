@@ -32,7 +32,7 @@ static status check(const struct generate_options *o)
 }
 
 static const struct generate_options unset = {
-    .server = "127.0.0.1:8600",
+    .access.server = "127.0.0.1:8600",
     .special = true,
     .priority = UNSET_INT,
     .deadline_s = 0,
@@ -56,7 +56,6 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
     const double u32 = UINT32_MAX;
     struct generate_options *o = out;
     const struct option own[] = {
-        {"server", OPTION_STRING, &o->server, "HOST:PORT", "where the coordinator listens", 0, 0},
         {"file", OPTION_STRING, &o->file, "FILE", "the document; - is stdin", 0, 0},
         {"prompt", OPTION_STRING, &o->prompt, "TEXT", "the question, after the document", 0, 0},
         {"tokens-file", OPTION_STRING, &o->tokens_file, "FILE", "token ids instead of text", 0, 0},
@@ -87,21 +86,22 @@ status generate_options_parse(struct generate_options *out, int argc, char **arg
         {"stop-id", OPTION_LIST, &o->stop_ids, "ID", "end at this token", 0, 0},
         {"ignore-eos", OPTION_FLAG, &o->ignore_eos, NULL, "go on after the end token", 0, 0},
     };
-    const size_t n_own = sizeof(own) / sizeof(own[0]);
-    struct option table[sizeof(own) / sizeof(own[0]) + COMPRESSION_OPTIONS];
+    enum { N_OWN = sizeof(own) / sizeof(own[0]) };
+    struct option table[N_OWN + COMPRESSION_OPTIONS + SERVICE_ACCESS_OPTIONS];
     struct options options = {
         .program = "winnow generate",
         .synopsis = "Send a document and a question, stream the answer.",
         .epilog = "What is not given is left to the server.  Exit status: 0 success, 1 an error "
                   "told on\nstderr, 2 wrong usage, 130 interrupted.",
         .table = table,
-        .n = sizeof(table) / sizeof(table[0]),
+        .n = N_OWN + COMPRESSION_OPTIONS + SERVICE_ACCESS_OPTIONS,
     };
 
     *o = unset;
     compression_options_init(&o->compression);
     memcpy(table, own, sizeof(own));
-    compression_options_rows(table + n_own, &o->compression);
+    compression_options_rows(table + N_OWN, &o->compression);
+    service_access_rows(table + N_OWN + COMPRESSION_OPTIONS, &o->access);
     status st = options_parse(&options, argc, argv, outcome);
     return st || *outcome != OPTIONS_RUN ? st : check(o);
 }

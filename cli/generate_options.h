@@ -8,6 +8,7 @@
 
 #include "cli/compression_options.h"
 #include "cli/input.h"
+#include "cli/service.h"
 #include "common/options.h"
 #include "common/status.h"
 
@@ -20,7 +21,7 @@ enum generate_limits {
 
 /* INT64_MIN and NAN: not given. */
 struct generate_options {
-    const char *server;
+    struct service_access access;
     const char *file, *prompt, *tokens_file;
     bool special;       /* add_special_tokens */
     bool chat;          /* the prompt is what a user says */

@@ -1,12 +1,30 @@
 #include "cli/service.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-status service_open(struct service *out, const char *server, double deadline_s)
+void service_access_rows(struct option *rows, struct service_access *access)
+{
+    struct rpc_identity *identity = &access->identity;
+    const struct option options[SERVICE_ACCESS_OPTIONS] = {
+        {"server", OPTION_STRING, &access->server, "HOST:PORT", "where the coordinator listens", 0,
+         0},
+        {"tls-ca", OPTION_STRING, &identity->tls.ca, "FILE",
+         "connect with TLS; one of these (PEM) signed the server's certificate", 0, 0},
+        {"tls-cert", OPTION_STRING, &identity->tls.cert, "FILE", "your certificate chain (PEM)", 0,
+         0},
+        {"tls-key", OPTION_STRING, &identity->tls.key, "FILE", "its private key (PEM)", 0, 0},
+        {"token-file", OPTION_STRING, &identity->secret_file, "FILE", "your token is in it", 0, 0},
+    };
+
+    memcpy(rows, options, sizeof(options));
+}
+
+status service_open(struct service *out, const struct service_access *access, double deadline_s)
 {
     out->deadline_ms = (int64_t)(deadline_s * 1000);
     rpc_init();
-    status st = rpc_client_open(&out->client, server);
+    status st = rpc_client_open(&out->client, access->server, &access->identity);
     if (st) {
         rpc_fini();
     }

@@ -9,27 +9,32 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define PROGRAM "winnow status"
 
 struct status_options {
-    const char *server;
+    struct service_access access;
     bool json;
     double deadline_s;
 };
 
 static status parse(struct status_options *o, int argc, char **argv, enum options_outcome *outcome)
 {
-    const struct option table[] = {
-        {"server", OPTION_STRING, &o->server, "HOST:PORT", "where the coordinator listens", 0, 0},
+    const struct option own[] = {
         {"json", OPTION_FLAG, &o->json, NULL, "a JSON object instead of a table", 0, 0},
         {"deadline", OPTION_DOUBLE, &o->deadline_s, "SECONDS", "give up then", 0.001, 1e9},
     };
+    enum { N_OWN = sizeof(own) / sizeof(own[0]) };
+    struct option table[N_OWN + SERVICE_ACCESS_OPTIONS];
+
+    memcpy(table, own, sizeof(own));
+    service_access_rows(table + N_OWN, &o->access);
     struct options options = {
         .program = PROGRAM,
         .synopsis = "Show the server, its groups of workers and its model.",
         .table = table,
-        .n = sizeof(table) / sizeof(table[0]),
+        .n = N_OWN + SERVICE_ACCESS_OPTIONS,
     };
 
     return options_parse(&options, argc, argv, outcome);
@@ -228,7 +233,7 @@ static status ask(const struct service *service, bool json)
 
 int status_main(int argc, char **argv)
 {
-    struct status_options options = {.server = "127.0.0.1:8600", .deadline_s = 10};
+    struct status_options options = {.access.server = "127.0.0.1:8600", .deadline_s = 10};
     enum options_outcome outcome;
     struct service service;
 
@@ -239,7 +244,7 @@ int status_main(int argc, char **argv)
     if (outcome != OPTIONS_RUN) {
         return print_finish();
     }
-    status st = service_open(&service, options.server, options.deadline_s);
+    status st = service_open(&service, &options.access, options.deadline_s);
     if (!st) {
         st = ask(&service, options.json);
         service_close(&service);

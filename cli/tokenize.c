@@ -16,7 +16,8 @@
 enum { MAX_ARGUMENTS = 4096 };
 
 struct tokenize_options {
-    const char *server, *file;
+    struct service_access access;
+    const char *file;
     bool detokenize, special, skip_special, json;
     double deadline_s;
     const char *arguments[MAX_ARGUMENTS];
@@ -26,8 +27,7 @@ struct tokenize_options {
 static status parse(struct tokenize_options *o, int argc, char **argv,
                     enum options_outcome *outcome)
 {
-    const struct option table[] = {
-        {"server", OPTION_STRING, &o->server, "HOST:PORT", "where the coordinator listens", 0, 0},
+    const struct option own[] = {
         {"file", OPTION_STRING, &o->file, "FILE", "text (or ids) to turn; - is stdin", 0, 0},
         {"detokenize", OPTION_FLAG, &o->detokenize, NULL, "ids to text", 0, 0},
         {"special", OPTION_FLAG, &o->special, NULL, "begin text as the tokenizer says", 0, 0},
@@ -35,13 +35,18 @@ static status parse(struct tokenize_options *o, int argc, char **argv,
         {"json", OPTION_FLAG, &o->json, NULL, "a JSON object instead of plain text", 0, 0},
         {"deadline", OPTION_DOUBLE, &o->deadline_s, "SECONDS", "give up then", 0.001, 1e9},
     };
+    enum { N_OWN = sizeof(own) / sizeof(own[0]) };
+    struct option table[N_OWN + SERVICE_ACCESS_OPTIONS];
+
+    memcpy(table, own, sizeof(own));
+    service_access_rows(table + N_OWN, &o->access);
     struct options options = {
         .program = PROGRAM,
         .synopsis = "Turn text into token ids, or with --detokenize ids into text.",
         .epilog = "Text (or ids) are the arguments, joined by spaces, or the file; without "
                   "either, stdin.",
         .table = table,
-        .n = sizeof(table) / sizeof(table[0]),
+        .n = N_OWN + SERVICE_ACCESS_OPTIONS,
         .positional = o->arguments,
         .max_positional = MAX_ARGUMENTS,
     };
@@ -160,7 +165,7 @@ static status run(const struct tokenize_options *o)
     status st = read_input(o, &text);
 
     if (!st) {
-        st = service_open(&service, o->server, o->deadline_s);
+        st = service_open(&service, &o->access, o->deadline_s);
     }
     if (!st) {
         st = o->detokenize ? detokenize(o, &service, &text) : tokenize(o, &service, &text);
@@ -173,7 +178,7 @@ static status run(const struct tokenize_options *o)
 int tokenize_main(int argc, char **argv)
 {
     static struct tokenize_options options = {
-        .server = "127.0.0.1:8600", .special = true, .deadline_s = 60};
+        .access.server = "127.0.0.1:8600", .special = true, .deadline_s = 60};
     enum options_outcome outcome;
 
     if (parse(&options, argc, argv, &outcome)) {

@@ -124,6 +124,30 @@ void file_unmap(const void *data, size_t bytes)
     }
 }
 
+status file_stamp_take(struct file_stamp *out, const char *path)
+{
+    struct stat info;
+
+    if (stat(path, &info) != 0) {
+        return status_fail(errno == ENOENT ? STATUS_NOT_FOUND : STATUS_INTERNAL, "%s: %s", path,
+                           strerror(errno));
+    }
+    *out = (struct file_stamp){
+        .device = info.st_dev,
+        .inode = info.st_ino,
+        .bytes = (uint64_t)info.st_size,
+        .modified_ns = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec,
+        .for_everyone = (info.st_mode & S_IROTH) != 0,
+    };
+    return STATUS_OK;
+}
+
+bool file_stamp_same(const struct file_stamp *a, const struct file_stamp *b)
+{
+    return a->device == b->device && a->inode == b->inode && a->bytes == b->bytes &&
+           a->modified_ns == b->modified_ns;
+}
+
 status file_join(char *out, size_t out_size, const char *dir, const char *name)
 {
     size_t end = strlen(dir);

@@ -18,12 +18,28 @@ enum rpc_limits {
     RPC_MAX_METADATA = 16,       /* trailing pairs of one reply */
     RPC_MAX_STREAMS = 1024,      /* concurrent calls of one connection; more wait */
     RPC_MAX_CALLS = 16384,       /* concurrent calls of one server; more are refused */
+    RPC_MAX_CALLER = 255,        /* bytes of a caller's name */
+};
+
+/* PEM files that protect connections; they are read again when they change, for new connections.
+ * Strings are borrowed for the life of the server or client. */
+struct rpc_tls {
+    const char *cert, *key; /* one's own certificate chain and its key; a client may have none */
+    const char *ca;         /* who must have signed the peer's certificate; NULL on a server:
+                               clients show none */
 };
 
 /* ---- server ---- */
 
 struct rpc_server;
 struct rpc_call; /* one call, server side */
+
+/* What a call needs of its caller; what it means is up to the server's `authorize`. */
+enum rpc_access {
+    RPC_ACCESS_CALLER, /* a known caller */
+    RPC_ACCESS_OPEN,   /* nothing */
+    RPC_ACCESS_ADMIN,  /* more than any caller has */
+};
 
 struct rpc_handler {
     const char *path; /* "/winnow.v1.Inference/Generate" */
@@ -37,6 +53,7 @@ struct rpc_handler {
     /* Queued unsent bytes fell to zero: a sender that waits may go on.  May be NULL. */
     void (*on_drained)(struct rpc_call *call, void *context);
     bool client_streaming;
+    enum rpc_access access;
     size_t max_message; /* of the client, in bytes; 0: the server's */
     void *context;
 };
@@ -47,6 +64,11 @@ struct rpc_server_config {
     size_t n_handlers;
     int completion_threads; /* >= 1 */
     size_t max_message;     /* received; 0: RPC_MAX_MESSAGE */
+    struct rpc_tls tls;     /* without `cert`: plaintext */
+    /* Asked on a completion thread before anything of a call's messages is read; a failure ends
+     * the call with its sentence.  NULL: everybody may do everything. */
+    status (*authorize)(struct rpc_call *call, enum rpc_access access, void *context);
+    void *context; /* of authorize */
 };
 
 status rpc_server_start(struct rpc_server **out, const struct rpc_server_config *config);
@@ -66,6 +88,13 @@ const char *rpc_call_peer(struct rpc_call *call); /* "ipv4:127.0.0.1:4711" */
 int64_t rpc_call_time_left_ms(struct rpc_call *call);
 /* Value of a request metadata key (lower case), or NULL; borrowed while the call lives. */
 const char *rpc_call_metadata(struct rpc_call *call, const char *key);
+
+/* The name in the client's verified certificate: its common name, or its first alternative name.
+ * NULL: there is none.  Borrowed while the call lives. */
+const char *rpc_call_certificate(struct rpc_call *call);
+/* Who calls, as `authorize` found out; "" unless it said so.  At most RPC_MAX_CALLER bytes. */
+void rpc_call_set_caller(struct rpc_call *call, const char *name);
+const char *rpc_call_caller(struct rpc_call *call);
 
 /* Thread-safe.  Copies the bytes and queues them in order.  False: the call is already over. */
 bool rpc_call_send(struct rpc_call *call, const uint8_t *data, size_t bytes);
@@ -87,7 +116,15 @@ struct rpc_events {
     void *context;
 };
 
-status rpc_client_open(struct rpc_client **out, const char *target);
+/* How a client shows who it is. */
+struct rpc_identity {
+    struct rpc_tls tls;      /* without `ca`: plaintext */
+    const char *secret_file; /* keyring.h: its first secret goes with every call; NULL: none */
+};
+
+/* `identity` NULL: plaintext, nameless.  Its strings are borrowed. */
+status rpc_client_open(struct rpc_client **out, const char *target,
+                       const struct rpc_identity *identity);
 void rpc_client_close(struct rpc_client *client); /* cancels what runs, waits for on_done */
 
 /* Starts a call; deadline_ms 0: none.  *out is one reference, given back with

@@ -3,6 +3,7 @@
 #include "common/log.h"
 
 #include <grpc/byte_buffer.h>
+#include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
 
 #include <assert.h>
@@ -30,6 +31,7 @@ void rpc_call_unref(struct rpc_call *call)
         grpc_slice_unref(call->trailing[i].value);
     }
     gpr_free(call->peer);
+    free(call->certificate);
     free(call->metadata);
     pthread_mutex_destroy(&call->lock);
     free(call);
@@ -48,6 +50,48 @@ void *rpc_call_user(struct rpc_call *call)
 const char *rpc_call_peer(struct rpc_call *call)
 {
     return call->peer ? call->peer : "unknown";
+}
+
+const char *rpc_call_certificate(struct rpc_call *call)
+{
+    return call->certificate;
+}
+
+void rpc_call_set_caller(struct rpc_call *call, const char *name)
+{
+    snprintf(call->caller, sizeof(call->caller), "%s", name);
+}
+
+const char *rpc_call_caller(struct rpc_call *call)
+{
+    return call->caller;
+}
+
+/* The first of the properties of this name that is not empty. */
+static const grpc_auth_property *find_property(const grpc_auth_context *auth, const char *name)
+{
+    grpc_auth_property_iterator at = grpc_auth_context_find_properties_by_name(auth, name);
+    const grpc_auth_property *found = grpc_auth_property_iterator_next(&at);
+
+    while (found && !found->value_length) {
+        found = grpc_auth_property_iterator_next(&at);
+    }
+    return found;
+}
+
+bool rpc_call_read_certificate(struct rpc_call *call)
+{
+    grpc_auth_context *auth = grpc_call_auth_context(call->call);
+    const grpc_auth_property *name = find_property(auth, GRPC_X509_CN_PROPERTY_NAME);
+
+    if (!name) {
+        name = find_property(auth, GRPC_X509_SAN_PROPERTY_NAME);
+    }
+    if (name) {
+        call->certificate = strndup(name->value, name->value_length);
+    }
+    grpc_auth_context_release(auth);
+    return !name || call->certificate;
 }
 
 int64_t rpc_call_time_left_ms(struct rpc_call *call)

@@ -18,7 +18,9 @@ struct rpc_call {
     size_t max_message;                /* of the client */
     const struct rpc_handler *handler; /* NULL: refused */
     _Atomic(void *) user;
-    char *peer;     /* of gpr_malloc */
+    char *peer;        /* of gpr_malloc */
+    char *certificate; /* NULL: none */
+    char caller[RPC_MAX_CALLER + 1];
     char *metadata; /* key NUL value NUL ... */
     size_t n_metadata;
     gpr_timespec deadline;
@@ -47,6 +49,8 @@ struct rpc_call {
 struct rpc_call *rpc_call_create_take(struct rpc_server *server, const struct rpc_handler *handler,
                                       grpc_call *grpc, const grpc_call_details *details,
                                       const grpc_metadata_array *metadata);
+/* Reads the verified certificate of the client; false: out of memory. */
+bool rpc_call_read_certificate(struct rpc_call *call);
 /* Events may come from now on; `max_message`: bytes of a client's message. */
 void rpc_call_begin(struct rpc_call *call, size_t max_message);
 

@@ -1,9 +1,10 @@
+#include "common/keyring.h"
 #include "common/log.h"
 #include "common/rpc.h"
 #include "common/rpc_core.h"
+#include "common/rpc_tls.h"
 
 #include <grpc/byte_buffer.h>
-#include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
 
 #include <assert.h>
@@ -20,7 +21,10 @@ enum {
 };
 
 struct rpc_client {
-    grpc_channel *channel;
+    struct rpc_tls_files *tls; /* NULL: plaintext */
+    struct keyring *secrets;   /* NULL: none */
+    char *target;
+    grpc_channel *channel; /* another one when the certificates change; guarded by lock */
     struct rpc_loop loop;
     pthread_mutex_t lock;
     pthread_cond_t idle;
@@ -44,6 +48,7 @@ struct rpc_stream {
     bool receiving, ended; /* a receive is outstanding; the last one has come */
 
     struct rpc_tag start_tag, recv_tag, send_tag, end_tag;
+    grpc_metadata authorization; /* sent if the client has a secret */
     grpc_metadata_array initial, trailing;
     grpc_byte_buffer *received;
     grpc_status_code code;
@@ -59,6 +64,8 @@ static void drop_ref(struct rpc_stream *stream)
     }
     assert(!stream->call);
     rpc_outbox_clear(&stream->outbox);
+    grpc_slice_unref(stream->authorization.key);
+    grpc_slice_unref(stream->authorization.value);
     pthread_mutex_destroy(&stream->lock);
     free(stream);
 }
@@ -250,6 +257,8 @@ static void start_batches(struct rpc_stream *stream)
     stream->sending = true;
     stream->receiving = true;
     ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
+    ops[0].data.send_initial_metadata.metadata = &stream->authorization;
+    ops[0].data.send_initial_metadata.count = stream->client->secrets ? 1 : 0;
     errors[0] = grpc_call_start_batch(stream->call, ops, 1, &stream->start_tag, NULL);
     memset(ops, 0, sizeof(ops));
     ops[0].op = GRPC_OP_RECV_STATUS_ON_CLIENT;
@@ -267,6 +276,17 @@ static void start_batches(struct rpc_stream *stream)
     assert(errors[0] == GRPC_CALL_OK && errors[1] == GRPC_CALL_OK && errors[2] == GRPC_CALL_OK);
 }
 
+static void put_secret(struct rpc_stream *stream)
+{
+    static const char scheme[] = "Bearer ";
+    char value[sizeof(scheme) + KEYRING_MAX_SECRET];
+
+    memcpy(value, scheme, sizeof(scheme));
+    keyring_first(stream->client->secrets, value + sizeof(scheme) - 1);
+    stream->authorization.key = grpc_slice_from_static_string("authorization");
+    stream->authorization.value = grpc_slice_from_copied_string(value);
+}
+
 static struct rpc_stream *stream_create(struct rpc_client *client, const struct rpc_events *events)
 {
     struct rpc_stream *stream = calloc(1, sizeof(*stream));
@@ -281,11 +301,36 @@ static struct rpc_stream *stream_create(struct rpc_client *client, const struct 
     grpc_metadata_array_init(&stream->initial);
     grpc_metadata_array_init(&stream->trailing);
     stream->text = grpc_empty_slice();
+    stream->authorization.key = grpc_empty_slice();
+    stream->authorization.value = grpc_empty_slice();
+    if (client->secrets) {
+        put_secret(stream);
+    }
     stream->start_tag = (struct rpc_tag){on_started, stream};
     stream->recv_tag = (struct rpc_tag){on_received, stream};
     stream->send_tag = (struct rpc_tag){on_sent, stream};
     stream->end_tag = (struct rpc_tag){on_end, stream};
     return stream;
+}
+
+static grpc_channel *make_channel(const struct rpc_client *client)
+{
+    grpc_arg args[RPC_COMMON_ARGS + 8];
+    size_t n =
+        rpc_common_args(args, RPC_MAX_MESSAGE, CLIENT_KEEPALIVE_MS, CLIENT_KEEPALIVE_TIMEOUT_MS);
+
+    args[n++] = rpc_int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    args[n++] = rpc_int_arg(GRPC_ARG_ENABLE_RETRIES, 0);
+    args[n++] = rpc_int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    args[n++] = rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MS);
+    args[n++] = rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MAX_MS);
+    args[n++] = rpc_int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MAX_MS);
+    grpc_channel_args channel_args = {.num_args = n, .args = args};
+    grpc_channel_credentials *credentials =
+        client->tls ? rpc_tls_channel_credentials(client->tls) : grpc_insecure_credentials_create();
+    grpc_channel *channel = grpc_channel_create(client->target, credentials, &channel_args);
+    grpc_channel_credentials_release(credentials);
+    return channel;
 }
 
 status rpc_stream_open(struct rpc_stream **out, struct rpc_client *client, const char *path,
@@ -305,6 +350,10 @@ status rpc_stream_open(struct rpc_stream **out, struct rpc_client *client, const
     pthread_mutex_lock(&client->lock);
     bool refused = client->closing;
     if (!refused) {
+        if (client->tls && rpc_tls_refresh(client->tls)) {
+            grpc_channel_destroy(client->channel); /* its calls go on */
+            client->channel = make_channel(client);
+        }
         /* A call that is in the list can be cancelled. */
         stream->call = grpc_channel_create_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
                                                 client->loop.queue, method, NULL, deadline, NULL);
@@ -358,35 +407,59 @@ void rpc_stream_cancel(struct rpc_stream *stream)
 
 /* ---- the client ---- */
 
-status rpc_client_open(struct rpc_client **out, const char *target)
+static status open_identity(struct rpc_client *client, const struct rpc_identity *identity)
+{
+    status st = STATUS_OK;
+
+    if (!identity) {
+        return STATUS_OK;
+    }
+    if (identity->tls.ca) {
+        st = rpc_tls_open(&client->tls, &identity->tls);
+    } else if (identity->tls.cert || identity->tls.key) {
+        st = status_fail(STATUS_INVALID, "a certificate without --tls-ca, which asks for TLS");
+    }
+    if (!st && identity->secret_file) {
+        st = keyring_open(&client->secrets, identity->secret_file, false);
+    }
+    return st;
+}
+
+/* What is there is freed. */
+static void free_client(struct rpc_client *client)
+{
+    if (client->channel) {
+        grpc_channel_destroy(client->channel);
+    }
+    rpc_tls_close(client->tls);
+    keyring_close(client->secrets);
+    pthread_cond_destroy(&client->idle);
+    pthread_mutex_destroy(&client->lock);
+    free(client->target);
+    free(client);
+}
+
+status rpc_client_open(struct rpc_client **out, const char *target,
+                       const struct rpc_identity *identity)
 {
     struct rpc_client *client = calloc(1, sizeof(*client));
-    grpc_arg args[RPC_COMMON_ARGS + 8];
 
     if (!client) {
         return status_fail(STATUS_EXHAUSTED, "out of memory for a connection to %s", target);
     }
-    size_t n =
-        rpc_common_args(args, RPC_MAX_MESSAGE, CLIENT_KEEPALIVE_MS, CLIENT_KEEPALIVE_TIMEOUT_MS);
-    args[n++] = rpc_int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    args[n++] = rpc_int_arg(GRPC_ARG_ENABLE_RETRIES, 0);
-    args[n++] = rpc_int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    args[n++] = rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MS);
-    args[n++] = rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MAX_MS);
-    args[n++] = rpc_int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, CLIENT_RECONNECT_MAX_MS);
-    grpc_channel_args channel_args = {.num_args = n, .args = args};
-
     pthread_mutex_init(&client->lock, NULL);
     pthread_cond_init(&client->idle, NULL);
-    if (!rpc_loop_start(&client->loop)) {
-        pthread_cond_destroy(&client->idle);
-        pthread_mutex_destroy(&client->lock);
-        free(client);
-        return status_fail(STATUS_EXHAUSTED, "no thread for a connection to %s", target);
+    client->target = strdup(target);
+    status st = client->target ? open_identity(client, identity)
+                               : status_fail(STATUS_EXHAUSTED, "out of memory for %s", target);
+    if (!st && !rpc_loop_start(&client->loop)) {
+        st = status_fail(STATUS_EXHAUSTED, "no thread for a connection to %s", target);
     }
-    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
-    client->channel = grpc_channel_create(target, credentials, &channel_args);
-    grpc_channel_credentials_release(credentials);
+    if (st) {
+        free_client(client);
+        return st;
+    }
+    client->channel = make_channel(client);
     *out = client;
     return STATUS_OK;
 }
@@ -406,10 +479,7 @@ void rpc_client_close(struct rpc_client *client)
     }
     pthread_mutex_unlock(&client->lock);
     rpc_loop_stop(&client->loop);
-    grpc_channel_destroy(client->channel);
-    pthread_cond_destroy(&client->idle);
-    pthread_mutex_destroy(&client->lock);
-    free(client);
+    free_client(client);
 }
 
 /* ---- unary ---- */

@@ -1,7 +1,6 @@
 #include "common/log.h"
 #include "common/rpc_call.h"
-
-#include <grpc/grpc_security.h>
+#include "common/rpc_tls.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -27,6 +26,10 @@ struct rpc_server {
     const struct rpc_handler *handlers;
     size_t n_handlers;
     size_t max_message;
+    struct rpc_tls_files *tls; /* NULL: plaintext */
+    bool asks_certificates;
+    status (*authorize)(struct rpc_call *call, enum rpc_access access, void *context);
+    void *context;
     int port;
     int n_lanes;
     struct rpc_lane *lanes;
@@ -78,13 +81,29 @@ static bool count_in(struct rpc_server *server)
     return room;
 }
 
+/* STATUS_OK: the handler may have the call. */
+static status admit(struct rpc_server *server, struct rpc_call *call,
+                    const struct rpc_handler *handler, bool room)
+{
+    if (!room) {
+        return status_fail(STATUS_EXHAUSTED, "too many calls at a time");
+    }
+    if (server->asks_certificates && !rpc_call_read_certificate(call)) {
+        return status_fail(STATUS_EXHAUSTED, "out of memory for a certificate's name");
+    }
+    if (!server->authorize) {
+        return STATUS_OK;
+    }
+    return server->authorize(call, handler ? handler->access : RPC_ACCESS_CALLER, server->context);
+}
+
 static void begin_call(struct rpc_lane *lane)
 {
     struct rpc_server *server = lane->server;
     const struct rpc_handler *handler = find_handler(server, lane->details.method);
     bool room = count_in(server);
-    struct rpc_call *call = rpc_call_create_take(server, room ? handler : NULL, lane->call,
-                                                 &lane->details, &lane->metadata);
+    struct rpc_call *call =
+        rpc_call_create_take(server, handler, lane->call, &lane->details, &lane->metadata);
 
     if (!call) {
         log_error("rpc: call dropped reason=\"out of memory\"");
@@ -93,10 +112,14 @@ static void begin_call(struct rpc_lane *lane)
         return;
     }
     rpc_call_ref(call); /* it may be over before its refusal is written */
+    status st = admit(server, call, handler, room);
+    if (st) {
+        call->handler = NULL; /* which never hears of it */
+    }
     rpc_call_begin(call,
                    handler && handler->max_message ? handler->max_message : server->max_message);
-    if (!room) {
-        rpc_call_finish(call, STATUS_EXHAUSTED, "too many calls at a time", NULL, 0);
+    if (st) {
+        rpc_call_finish(call, st, status_text(), NULL, 0);
     } else if (!handler) {
         refuse(call, lane->details.method);
     }
@@ -239,7 +262,8 @@ static status listen_and_start(struct rpc_server *server, const char *listen)
     if (st) {
         return st;
     }
-    grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
+    grpc_server_credentials *credentials = server->tls ? rpc_tls_server_credentials(server->tls)
+                                                       : grpc_insecure_server_credentials_create();
     server->port = grpc_server_add_http2_port(server->grpc, listen, credentials);
     grpc_server_credentials_release(credentials);
     if (!server->port) {
@@ -264,11 +288,17 @@ status rpc_server_start(struct rpc_server **out, const struct rpc_server_config 
     server->handlers = config->handlers;
     server->n_handlers = config->n_handlers;
     server->max_message = config->max_message ? config->max_message : RPC_MAX_MESSAGE;
+    server->asks_certificates = config->tls.cert && config->tls.ca;
+    server->authorize = config->authorize;
+    server->context = config->context;
     server->shut_tag = (struct rpc_tag){on_shut, server};
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
     server->grpc = create_grpc_server(server);
-    status st = start_lanes(server, n_lanes);
+    status st = config->tls.cert ? rpc_tls_open(&server->tls, &config->tls) : STATUS_OK;
+    if (!st) {
+        st = start_lanes(server, n_lanes);
+    }
     if (!st) {
         st = listen_and_start(server, config->listen);
     }
@@ -324,6 +354,7 @@ void rpc_server_stop(struct rpc_server *server, int grace_ms)
         rpc_loop_stop(&server->lanes[i].loop);
     }
     grpc_server_destroy(server->grpc);
+    rpc_tls_close(server->tls);
     free(server->lanes);
     pthread_cond_destroy(&server->changed);
     pthread_mutex_destroy(&server->lock);

@@ -5,17 +5,20 @@
 #include "coordinator/jobs.h"
 #include "coordinator/service.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
 /* Options in the form in which they arrive; numbers are checked by their ranges. */
 struct raw {
     const char *dtype, *method, *log_format, *log_level, *config_file;
+    const char *worker_client_ca;
+    bool worker_tls;
     int64_t local_workers, tp, threads, max_context, queue_requests, queue_tokens, itl_target_ms;
     int64_t heartbeat_timeout_ms, reform_timeout_ms;
 };
 
-enum { N_OPTIONS = 23 };
+enum { N_OPTIONS = 48 /* room; the table says how many there are */ };
 
 /* Of the free memory: KV pages of all local workers together. */
 static const double local_kv_share = 0.4;
@@ -77,6 +80,33 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
     return n;
 }
 
+/* Adds to the n rows that are there; how many there are then. */
+static int add_security(struct option *table, int n, struct config *out, struct raw *raw)
+{
+    const struct option options[] = {
+        {"tls-cert", OPTION_STRING, &out->tls.cert, "FILE",
+         "certificate chain (PEM): clients connect with TLS", 0, 0},
+        {"tls-key", OPTION_STRING, &out->tls.key, "FILE", "its private key (PEM)", 0, 0},
+        {"tls-client-ca", OPTION_STRING, &out->tls.ca, "FILE",
+         "clients show a certificate that one of these (PEM) signed", 0, 0},
+        {"token-file", OPTION_STRING, &out->token_file, "FILE",
+         "clients show a bearer token; lines \"NAME TOKEN\" or \"NAME TOKEN admin\"", 0, 0},
+        {"cluster-secret-file", OPTION_STRING, &out->secret_file, "FILE",
+         "workers show the secret in it", 0, 0},
+        {"worker-tls", OPTION_FLAG, &raw->worker_tls, NULL,
+         "workers connect with TLS, to the same certificate", 0, 0},
+        {"worker-tls-client-ca", OPTION_STRING, &raw->worker_client_ca, "FILE",
+         "and show a certificate that one of these (PEM) signed", 0, 0},
+        {"allow-any-worker", OPTION_FLAG, &out->allow_any_worker, NULL,
+         "workers show nothing, even on an address that other machines reach", 0, 0},
+    };
+    int n_options = (int)(sizeof(options) / sizeof(options[0]));
+
+    assert(n + n_options <= N_OPTIONS);
+    memcpy(table + n, options, sizeof(options));
+    return n + n_options;
+}
+
 static status find_word(int *out, const char *option, const char *word, const char *const *words,
                         int n)
 {
@@ -115,6 +145,44 @@ static status check_names(struct config *out, const struct raw *raw)
         st = status_fail(STATUS_INVALID, "--method %s: not a method", raw->method);
     }
     return st;
+}
+
+bool config_is_loopback(const char *listen)
+{
+    size_t digits = strspn(listen, "0123456789.");
+
+    return strncmp(listen, "localhost:", 10) == 0 || strncmp(listen, "[::1]:", 6) == 0 ||
+           (strncmp(listen, "127.", 4) == 0 && listen[digits] == ':');
+}
+
+/* What protects the two planes must be whole, and workers must show something. */
+static status settle_security(struct config *out, const struct raw *raw)
+{
+    if (!out->tls.cert != !out->tls.key) {
+        return status_fail(STATUS_INVALID, "--tls-cert and --tls-key go together");
+    }
+    if (!out->tls.cert && (out->tls.ca || raw->worker_tls || raw->worker_client_ca)) {
+        return status_fail(STATUS_INVALID, "--%s needs --tls-cert and --tls-key",
+                           out->tls.ca ? "tls-client-ca" : "worker-tls");
+    }
+    if (raw->worker_client_ca && !raw->worker_tls) {
+        return status_fail(STATUS_INVALID, "--worker-tls-client-ca goes with --worker-tls");
+    }
+    if (raw->worker_tls && out->local_workers > 0) {
+        return status_fail(STATUS_INVALID, "--worker-tls goes without --local-workers, which "
+                                           "reach this program over loopback");
+    }
+    if (raw->worker_tls) {
+        out->worker_tls = (struct rpc_tls){out->tls.cert, out->tls.key, raw->worker_client_ca};
+    }
+    if (!config_is_loopback(out->worker_listen) && !out->secret_file && !raw->worker_client_ca &&
+        !out->allow_any_worker) {
+        return status_fail(STATUS_INVALID,
+                           "--worker-listen %s would let anybody join: give --cluster-secret-file "
+                           "or --worker-tls-client-ca (or --allow-any-worker inside a fence)",
+                           out->worker_listen);
+    }
+    return STATUS_OK;
 }
 
 static void settle_numbers(struct config *out, const struct raw *raw)
@@ -164,7 +232,7 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
         .synopsis = "Serves a language model for very long documents over gRPC; workers compute.",
         .epilog = epilog,
         .table = table,
-        .n = fill_table(table, out, &raw),
+        .n = add_security(table, fill_table(table, out, &raw), out, &raw),
     };
     status st = options_parse(&options, argc, argv, outcome);
     if (st || *outcome != OPTIONS_RUN) {
@@ -176,6 +244,7 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
     st = check_names(out, &raw);
     if (!st) {
         settle_numbers(out, &raw);
+        st = settle_security(out, &raw);
     }
     return st;
 }

@@ -8,6 +8,7 @@
 #include "common/method.h"
 #include "common/model_config.h"
 #include "common/options.h"
+#include "common/rpc.h"
 
 enum config_limits {
     CONFIG_MAX_QUEUE_REQUESTS = 65536,
@@ -21,6 +22,11 @@ struct config {
     const char *worker_listen;
     const char *device;
     const char *head_profiles; /* NULL: none */
+    struct rpc_tls tls;        /* of the client plane; without `cert`: plaintext */
+    struct rpc_tls worker_tls; /* of the worker plane; likewise */
+    const char *token_file;    /* NULL: none; likewise */
+    const char *secret_file;   /* of the cluster */
+    bool allow_any_worker;     /* on an address that others can reach */
     bool enable_trace;
     bool reflection;
     bool check_selection;
@@ -40,6 +46,9 @@ struct config {
     bool log_json;
     struct model_config model;
 };
+
+/* "127.0.0.1:8600" and its like: nobody outside this machine can connect. */
+bool config_is_loopback(const char *listen);
 
 /* A failure is wrong usage: exit status 2. */
 status config_parse(struct config *out, int argc, char **argv, enum options_outcome *outcome);

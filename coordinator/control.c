@@ -167,7 +167,7 @@ static void abort_request(struct rpc_call *call, const uint8_t *data, size_t byt
     }
     message_free(message);
     if (!st) {
-        response.found = service_abort(context, id);
+        response.found = service_abort(context, rpc_call_caller(call), id);
         st = message_pack(&packed.data, &packed.bytes, &response.base);
     }
     reply_take(call, st, &packed);
@@ -223,16 +223,18 @@ void control_handlers(struct service *service, struct rpc_handler *out)
     static const struct {
         const char *path;
         void (*on_message)(struct rpc_call *, const uint8_t *, size_t, void *);
+        enum rpc_access access;
     } methods[CONTROL_HANDLERS] = {
-        {"/winnow.v1.Control/GetStatus", get_status},
-        {"/winnow.v1.Control/Abort", abort_request},
-        {"/winnow.v1.Control/Drain", drain},
+        {"/winnow.v1.Control/GetStatus", get_status, RPC_ACCESS_CALLER},
+        {"/winnow.v1.Control/Abort", abort_request, RPC_ACCESS_CALLER},
+        {"/winnow.v1.Control/Drain", drain, RPC_ACCESS_ADMIN},
     };
 
     for (int i = 0; i < CONTROL_HANDLERS; i++) {
         out[i] = (struct rpc_handler){
             .path = methods[i].path,
             .on_message = methods[i].on_message,
+            .access = methods[i].access,
             .max_message = CONTROL_MAX_REQUEST,
             .context = service,
         };

@@ -71,7 +71,8 @@ static void on_done(struct rpc_call *call, bool cancelled, void *context)
     }
 }
 
-status dispatch_open(struct dispatch **out, const char *listen, const struct dispatch_sink *sink)
+status dispatch_open(struct dispatch **out, const struct dispatch_config *config,
+                     const struct dispatch_sink *sink)
 {
     struct dispatch *dispatch = calloc(1, sizeof(*dispatch));
     status st;
@@ -90,11 +91,14 @@ status dispatch_open(struct dispatch **out, const char *listen, const struct dis
         .context = dispatch,
     };
     st = rpc_server_start(&dispatch->server, &(struct rpc_server_config){
-                                                 .listen = listen,
+                                                 .listen = config->listen,
                                                  .handlers = &dispatch->handler,
                                                  .n_handlers = 1,
                                                  .completion_threads = DISPATCH_THREADS,
                                                  .max_message = DISPATCH_MAX_MESSAGE,
+                                                 .tls = config->tls,
+                                                 .authorize = callers_authorize,
+                                                 .context = config->callers,
                                              });
     if (st) {
         free(dispatch);

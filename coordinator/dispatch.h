@@ -8,6 +8,7 @@
 #ifndef COORDINATOR_DISPATCH_H
 #define COORDINATOR_DISPATCH_H
 
+#include "coordinator/callers.h"
 #include "coordinator/fleet.h"
 
 enum dispatch_limits {
@@ -27,7 +28,14 @@ struct dispatch_sink {
     void *context;
 };
 
-status dispatch_open(struct dispatch **out, const char *listen, const struct dispatch_sink *sink);
+struct dispatch_config {
+    const char *listen;      /* HOST:PORT */
+    struct rpc_tls tls;      /* without `cert`: plaintext */
+    struct callers *callers; /* who may join; borrowed */
+};
+
+status dispatch_open(struct dispatch **out, const struct dispatch_config *config,
+                     const struct dispatch_sink *sink);
 /* Ends all streams; every on_gone has been called when it returns.  NULL is fine. */
 void dispatch_close(struct dispatch *dispatch);
 int dispatch_port(const struct dispatch *dispatch);

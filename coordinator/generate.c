@@ -2,6 +2,7 @@
 #include "common/log.h"
 #include "coordinator/exchange.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 static void take_own_failure(struct exchange *exchange, status st)
@@ -212,6 +213,7 @@ void generate_work(struct exchange *exchange)
         return;
     }
     request->handle = exchange->handle;
+    snprintf(request->caller, sizeof(request->caller), "%s", rpc_call_caller(exchange->call));
     request->arrived_ms = exchange->arrived_ms;
     request->deadline_ms = deadline_of(exchange);
     request->sink = &sink;

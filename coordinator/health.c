@@ -281,6 +281,7 @@ void health_handlers(struct health *health, struct rpc_handler *out)
     out[0] = (struct rpc_handler){
         .path = "/grpc.health.v1.Health/Check",
         .on_message = check,
+        .access = RPC_ACCESS_OPEN, /* probes have no tokens */
         .max_message = HEALTH_MAX_REQUEST,
         .context = health,
     };
@@ -288,6 +289,7 @@ void health_handlers(struct health *health, struct rpc_handler *out)
         .path = "/grpc.health.v1.Health/Watch",
         .on_message = watch,
         .on_done = watch_done,
+        .access = RPC_ACCESS_OPEN, /* probes have no tokens */
         .max_message = HEALTH_MAX_REQUEST,
         .context = health,
     };

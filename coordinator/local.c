@@ -25,10 +25,11 @@ struct child {
 struct local {
     char executable[MAX_PATH];
     char numbers[3][32]; /* parent, threads, memory */
-    char *strings[3];    /* coordinator, model, device: copies */
+    char *strings[4];    /* coordinator, model, device, secret's file: copies */
     char gpu[32];        /* of the child that is started: each has its own */
     char *arguments[MAX_ARGUMENTS];
     int n_arguments;
+    char **environment; /* the array alone is ours */
     int n;
     struct child children[];
 };
@@ -73,7 +74,9 @@ static status make_arguments(struct local *local, const struct service_local *co
     local->strings[0] = strdup(coordinator);
     local->strings[1] = strdup(config->model);
     local->strings[2] = config->device ? strdup(config->device) : NULL;
-    if (!local->strings[0] || !local->strings[1] || (config->device && !local->strings[2])) {
+    local->strings[3] = config->secret_file ? strdup(config->secret_file) : NULL;
+    if (!local->strings[0] || !local->strings[1] || (config->device && !local->strings[2]) ||
+        (config->secret_file && !local->strings[3])) {
         return status_fail(STATUS_EXHAUSTED, "no memory for local workers");
     }
     snprintf(local->numbers[0], sizeof(local->numbers[0]), "%lld", (long long)getpid());
@@ -83,6 +86,9 @@ static status make_arguments(struct local *local, const struct service_local *co
     if (config->device) {
         add_argument(local, "--device", is_cuda(local) ? local->gpu : local->strings[2]);
     }
+    if (config->secret_file) {
+        add_argument(local, "--cluster-secret-file", local->strings[3]);
+    }
     if (config->threads > 0) {
         snprintf(local->numbers[1], sizeof(local->numbers[1]), "%d", config->threads);
         add_argument(local, "--threads", local->numbers[1]);
@@ -91,6 +97,39 @@ static status make_arguments(struct local *local, const struct service_local *co
         snprintf(local->numbers[2], sizeof(local->numbers[2]), "%lld",
                  (long long)config->kv_memory);
         add_argument(local, "--kv-memory", local->numbers[2]);
+    }
+    return STATUS_OK;
+}
+
+/* These variables are options of both programs and mean this one's side. */
+static bool is_ours_alone(const char *variable)
+{
+    static const char *const beginnings[] = {
+        "WINNOW_TLS_", "WINNOW_CONFIG=", "WINNOW_HTTP=", "WINNOW_HEALTH_LISTEN="};
+
+    for (size_t i = 0; i < sizeof(beginnings) / sizeof(beginnings[0]); i++) {
+        if (strncmp(variable, beginnings[i], strlen(beginnings[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static status make_environment(struct local *local)
+{
+    size_t n = 0;
+
+    while (environ[n]) {
+        n++;
+    }
+    local->environment = calloc(n + 1, sizeof(char *));
+    if (!local->environment) {
+        return status_fail(STATUS_EXHAUSTED, "no memory for local workers");
+    }
+    for (size_t i = 0, used = 0; i < n; i++) {
+        if (!is_ours_alone(environ[i])) {
+            local->environment[used++] = environ[i];
+        }
     }
     return STATUS_OK;
 }
@@ -116,6 +155,9 @@ status local_open(struct local **out, const struct service_local *config, const 
     }
     if (!st) {
         st = make_arguments(local, config, coordinator);
+    }
+    if (!st) {
+        st = make_environment(local);
     }
     if (st) {
         local_close(local);
@@ -146,7 +188,8 @@ static int spawn(const struct local *local, pid_t *pid)
     posix_spawnattr_setpgroup(&attributes, 0);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
                                               POSIX_SPAWN_SETPGROUP);
-    error = posix_spawn(pid, local->executable, &actions, &attributes, local->arguments, environ);
+    error = posix_spawn(pid, local->executable, &actions, &attributes, local->arguments,
+                        local->environment);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     return error;
@@ -300,8 +343,9 @@ void local_close(struct local *local)
             waitpid(local->children[i].pid, &local->children[i].last_status, 0);
         }
     }
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof(local->strings) / sizeof(local->strings[0]); i++) {
         free(local->strings[i]);
     }
+    free(local->environment);
     free(local);
 }

@@ -3,6 +3,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "common/rpc.h"
+#include "coordinator/callers.h"
 #include "coordinator/config.h"
 #include "coordinator/control.h"
 #include "coordinator/frontend.h"
@@ -35,6 +36,7 @@ struct coordinator {
     struct health *health;
     struct service *service;
     struct frontend *frontend;
+    struct callers *callers;
     struct reflection *reflection; /* NULL: switched off */
     struct rpc_handler handlers[MAX_HANDLERS];
     struct rpc_server *server;
@@ -147,7 +149,10 @@ static status open_service(struct coordinator *it)
                 .device = config->device,
                 .threads = config->threads,
                 .kv_memory = config->kv_memory,
+                .secret_file = config->secret_file,
             },
+        .worker_tls = config->worker_tls,
+        .secret_file = config->secret_file,
         .on_ready = health_set_ready,
         .on_hopeless = on_hopeless,
         .context = it->health,
@@ -200,8 +205,33 @@ static status start_server(struct coordinator *it)
         .n_handlers = n,
         .completion_threads = COMPLETION_THREADS,
         .max_message = FRONTEND_MAX_MESSAGE,
+        .tls = it->config.tls,
+        .authorize = callers_authorize,
+        .context = it->callers,
     };
     return rpc_server_start(&it->server, &server);
+}
+
+static status open_callers(struct coordinator *it)
+{
+    const struct config *config = &it->config;
+    bool private = config_is_loopback(config->listen);
+    const struct callers_config callers = {
+        .plane = "client",
+        .secret_file = config->token_file,
+        .named = true,
+        .certificates = config->tls.ca != NULL,
+        .needed = "a token is needed: metadata \"authorization: Bearer TOKEN\"",
+        .unknown = "the token is not known here",
+    };
+
+    if (!private && !config->token_file && !config->tls.ca) {
+        log_warn("coordinator: whoever reaches this address may use it listen=%s", config->listen);
+    } else if (!private && !config->tls.cert) {
+        log_warn("coordinator: tokens and texts cross the network unencrypted listen=%s",
+                 config->listen);
+    }
+    return callers_open(&it->callers, &callers);
 }
 
 static bool is_alive(const void *service)
@@ -230,6 +260,9 @@ static status open_all(struct coordinator *it)
     }
     if (!st) {
         st = open_frontend(it);
+    }
+    if (!st) {
+        st = open_callers(it);
     }
     if (!st && it->config.reflection) {
         st = reflection_open(&it->reflection);
@@ -265,6 +298,7 @@ static void close_all(struct coordinator *it)
     frontend_stop(it->frontend); /* nothing reaches the service any more */
     service_close(it->service);
     frontend_close(it->frontend);
+    callers_close(it->callers);
     reflection_close(it->reflection);
     health_close(it->health);
     profiles_close(it->profiles);

@@ -20,6 +20,7 @@
 
 enum request_limits {
     REQUEST_MAX_ID = 128,      /* bytes of a request_id */
+    REQUEST_MAX_CALLER = 255,  /* bytes of a caller's name */
     REQUEST_MAX_SAMPLES = 64,  /* n */
     REQUEST_MAX_STOP_IDS = 64, /* beside the model's own */
 };
@@ -120,6 +121,7 @@ struct request_sink {
 struct request {
     uint64_t handle;                     /* of service_next_handle() */
     char request_id[REQUEST_MAX_ID + 1]; /* "": none */
+    char caller[REQUEST_MAX_CALLER + 1]; /* whose it is; "": nobody's in particular */
     uint32_t *prompt;                    /* owned; every id below the vocabulary size */
     uint32_t n_prompt;
     struct method_params params; /* complete; its lists point to the next three */

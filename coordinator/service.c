@@ -43,11 +43,16 @@ struct event {
     void *context;
 };
 
-/* A request_id that is alive. */
+_Static_assert((int)REQUEST_MAX_CALLER == (int)RPC_MAX_CALLER, "callers have one kind of name");
+
+/* A request_id that is alive, and whose: callers do not see each other's.  An id holds no line
+ * break, so the pair is one text. */
+enum { MAX_NAME = REQUEST_MAX_ID + 1 + REQUEST_MAX_CALLER };
+
 struct name {
     struct table_node node;
     uint64_t handle;
-    char text[REQUEST_MAX_ID + 1];
+    char text[MAX_NAME + 1];
 };
 
 struct service {
@@ -62,6 +67,7 @@ struct service {
     atomic_bool ready, draining;
     atomic_uint_fast64_t steps, next_handle;
     atomic_int_fast64_t looked_ms;
+    struct callers *callers;     /* workers that may join */
     pthread_mutex_t names_mutex; /* guards names */
     struct table names;
 };
@@ -77,6 +83,11 @@ int64_t service_now_ms(void)
 }
 
 /* ---- names ---- */
+
+static void full_name(char out[MAX_NAME + 1], const char *caller, const char *request_id)
+{
+    snprintf(out, MAX_NAME + 1, "%s\n%s", request_id, caller);
+}
 
 static struct name *find_name(struct service *service, const char *text)
 {
@@ -104,11 +115,11 @@ static status add_name(struct service *service, const struct request *request)
         return status_fail(STATUS_EXHAUSTED, "no memory for one more request");
     }
     name->handle = request->handle;
-    snprintf(name->text, sizeof(name->text), "%s", request->request_id);
+    full_name(name->text, request->caller, request->request_id);
     pthread_mutex_lock(&service->names_mutex);
     if (find_name(service, name->text)) {
         st = status_fail(STATUS_INVALID, "request_id: \"%s\" is the name of a running request",
-                         name->text);
+                         request->request_id);
     } else {
         st = table_insert(&service->names, &name->node, table_hash_text(name->text));
     }
@@ -123,12 +134,14 @@ static void remove_name(void *context, struct request *request)
 {
     struct service *service = context;
     struct name *name;
+    char text[MAX_NAME + 1];
 
     if (!request->request_id[0]) {
         return;
     }
+    full_name(text, request->caller, request->request_id);
     pthread_mutex_lock(&service->names_mutex);
-    name = find_name(service, request->request_id);
+    name = find_name(service, text);
     if (name) {
         table_remove(&service->names, &name->node);
     }
@@ -197,13 +210,15 @@ void service_cancel(struct service *service, uint64_t handle)
     post_cancel(service, EVENT_CANCEL, handle);
 }
 
-bool service_abort(struct service *service, const char *request_id)
+bool service_abort(struct service *service, const char *caller, const char *request_id)
 {
     struct name *name;
     uint64_t handle = 0;
+    char text[MAX_NAME + 1];
 
+    full_name(text, caller, request_id);
     pthread_mutex_lock(&service->names_mutex);
-    name = find_name(service, request_id);
+    name = find_name(service, text);
     if (name) {
         handle = name->handle;
     }
@@ -446,11 +461,31 @@ static void local_address(const struct service *service, char *out, size_t out_s
     }
 }
 
-static status start(struct service *service)
+static status open_worker_plane(struct service *service)
 {
     const struct dispatch_sink sink = {on_message, on_gone, service};
+    const struct callers_config callers = {
+        .plane = "worker",
+        .secret_file = service->config.secret_file,
+        .certificates = service->config.worker_tls.ca != NULL,
+        .needed = "workers of this cluster show its secret: --cluster-secret-file",
+        .unknown = "the secret in --cluster-secret-file is not this cluster's",
+    };
+    status st = callers_open(&service->callers, &callers);
+
+    if (st) {
+        return status_note(st, "worker plane");
+    }
+    const struct dispatch_config dispatch = {.listen = service->config.worker_listen,
+                                             .tls = service->config.worker_tls,
+                                             .callers = service->callers};
+    return dispatch_open(&service->dispatch, &dispatch, &sink);
+}
+
+static status start(struct service *service)
+{
     char address[MAX_ADDRESS];
-    status st = dispatch_open(&service->dispatch, service->config.worker_listen, &sink);
+    status st = open_worker_plane(service);
     int error;
 
     if (!st) {
@@ -538,6 +573,7 @@ void service_close(struct service *service)
         local_close(service->local);
     }
     dispatch_close(service->dispatch);
+    callers_close(service->callers);
     if (service->core) {
         handle_rest(service);
         core_close(service->core);

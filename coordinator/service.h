@@ -13,6 +13,7 @@
 #ifndef COORDINATOR_SERVICE_H
 #define COORDINATOR_SERVICE_H
 
+#include "common/rpc.h"
 #include "coordinator/request.h"
 
 enum service_limits {
@@ -27,12 +28,13 @@ enum service_limits {
 
 /* Children of this process; see local.h. */
 struct service_local {
-    int n;                  /* 0: none */
-    const char *executable; /* NULL: winnow-worker beside this program */
-    const char *model;      /* directory */
-    const char *device;     /* "cpu", "cuda"; NULL: the worker's default */
-    int threads;            /* of each; 0: the worker's default */
-    int64_t kv_memory;      /* bytes, of each; 0: the worker's default */
+    int n;                   /* 0: none */
+    const char *executable;  /* NULL: winnow-worker beside this program */
+    const char *model;       /* directory */
+    const char *device;      /* "cpu", "cuda"; NULL: the worker's default */
+    int threads;             /* of each; 0: the worker's default */
+    int64_t kv_memory;       /* bytes, of each; 0: the worker's default */
+    const char *secret_file; /* of the cluster; NULL: none */
 };
 
 /* Strings and pointers are borrowed for the life of the service. */
@@ -46,6 +48,8 @@ struct service_config {
     double itl_target_ms;      /* of decoding while prompts are read; 0: the scheduler's */
     bool check_selection;      /* ranks compare a hash of every selection */
     const char *worker_listen; /* "HOST:PORT" of the worker plane; port 0 picks one */
+    struct rpc_tls worker_tls; /* of the worker plane; without `cert`: plaintext */
+    const char *secret_file;   /* keyring.h: workers show one of its secrets; NULL: they need not */
     int heartbeat_timeout_ms;  /* a worker silent for so long is lost; 0: 5000 */
     int reform_timeout_ms;     /* requests wait so long for a lost group; 0: the scheduler's */
     struct service_local local;
@@ -74,7 +78,7 @@ double service_now(void); /* the same with fractions */
 /* A name for a request that is not there yet; never 0 and never given twice. */
 uint64_t service_next_handle(struct service *service);
 
-/* Takes the request, or refuses it at once: INVALID (its request_id is alive already),
+/* Takes the request, or refuses it at once: INVALID (its caller has a live one of that id),
  * UNAVAILABLE (draining, no ready group), EXHAUSTED (the inbox is full).  A full queue and a
  * request that can never fit are refused through sink->ended(). */
 status service_submit_take(struct service *service, struct request *request);
@@ -83,9 +87,9 @@ status service_submit_take(struct service *service, struct request *request);
  * ignored, so whoever may race with service_submit_take() cancels again after it. */
 void service_cancel(struct service *service, uint64_t handle);
 
-/* Control.Abort: the samples of the live request of that id end with FINISH_ABORTED.  False:
- * there is none. */
-bool service_abort(struct service *service, const char *request_id);
+/* Control.Abort: the samples of this caller's live request of that id end with FINISH_ABORTED.
+ * False: the caller has none. */
+bool service_abort(struct service *service, const char *caller, const char *request_id);
 
 bool service_is_ready(const struct service *service);
 /* Moves whenever the service thread looked around; with work, whenever a step ended.  */

@@ -3,15 +3,17 @@
 #define WORKER_CONFIG_H
 
 #include "common/options.h"
+#include "common/rpc.h"
 #include "common/status.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct worker_config {
-    const char *coordinator; /* HOST:PORT */
-    const char *model;       /* directory */
-    const char *backend;     /* "cpu" or "cuda" */
+    const char *coordinator;      /* HOST:PORT */
+    struct rpc_identity identity; /* towards the coordinator */
+    const char *model;            /* directory */
+    const char *backend;          /* "cpu" or "cuda" */
     int device_index;
     int threads;
     int64_t kv_memory;     /* bytes; 0: a share of the free memory */

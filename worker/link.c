@@ -530,7 +530,7 @@ status link_open(struct link **out, const struct link_config *config)
     pthread_mutex_init(&link->mutex, NULL);
     pthread_cond_init(&link->changed, NULL);
     sem_init(&link->wake, 0, 0);
-    status st = rpc_client_open(&link->client, config->coordinator);
+    status st = rpc_client_open(&link->client, config->coordinator, &config->identity);
     if (!st && pthread_create(&link->keeper, NULL, keep, link) != 0) {
         st = status_fail(STATUS_INTERNAL, "cannot start the link's thread");
     }

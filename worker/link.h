@@ -13,6 +13,7 @@
 #define WORKER_LINK_H
 
 #include "common/model_config.h"
+#include "common/rpc.h"
 #include "common/status.h"
 #include "worker/comm.h"
 
@@ -31,8 +32,9 @@ enum link_limits {
 
 struct link_config {
     const char *coordinator; /* HOST:PORT */
-    const char *host;        /* how this worker is called in status and errors */
-    const char *device;      /* "cpu" */
+    struct rpc_identity identity;
+    const char *host;   /* how this worker is called in status and errors */
+    const char *device; /* "cpu" */
     uint64_t model_fingerprint;
     uint64_t memory_bytes;
     int fixed_rank;     /* -1: any */

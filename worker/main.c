@@ -35,6 +35,7 @@ static status die_with(int64_t parent)
 static status run(const struct worker_config *config)
 {
     struct link_config link = {.coordinator = config->coordinator,
+                               .identity = config->identity,
                                .host = config->advertise,
                                .device = config->backend,
                                .memory_bytes = machine_look().memory_bytes,

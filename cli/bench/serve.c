@@ -104,7 +104,7 @@ static status connect(struct run *run)
             LOAD_CALLS_PER_CONNECTION;
         n = n < LOAD_MAX_CONNECTIONS ? n : LOAD_MAX_CONNECTIONS;
     }
-    return session_connect(&run->session, run->options.server, (int)n);
+    return session_connect(&run->session, &run->options.access, (int)n);
 }
 
 static void configure(struct load_config *out, struct run *run)
@@ -294,7 +294,7 @@ int serve_main(int argc, char **argv)
     if (outcome != OPTIONS_RUN) {
         return print_finish();
     }
-    status st = session_open(&run.session, run.options.server);
+    status st = session_open(&run.session, &run.options.access);
     if (!st) {
         st = measure(&run, &interrupted);
         session_close(&run.session);

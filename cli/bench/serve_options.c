@@ -32,7 +32,6 @@ static int dataset_rows(struct option *rows, int n, struct serve_options *o, str
     struct dataset_config *d = &o->dataset;
     const double most = DATASET_MAX_TOKENS;
     const struct option more[] = {
-        {"server", OPTION_STRING, &o->server, "HOST:PORT", "where the coordinator listens", 0, 0},
         {"dataset-name", OPTION_STRING, &raw->dataset, "NAME", "random, file or trace", 0, 0},
         {"dataset-path", OPTION_STRING, &d->path, "PATH",
          "file: a text, a folder of texts or a .jsonl; trace: a .jsonl", 0, 0},
@@ -210,7 +209,7 @@ status serve_options_parse(struct serve_options *out, int argc, char **argv,
     };
 
     *out = (struct serve_options){
-        .server = "127.0.0.1:8600",
+        .access.server = "127.0.0.1:8600",
         .dataset = {.trace_speed = 1, .trace_block = 512},
         .arrival = {.burstiness = 1, .start_rate = (double)NAN, .end_rate = (double)NAN},
         .temperature = (double)NAN,
@@ -222,6 +221,7 @@ status serve_options_parse(struct serve_options *out, int argc, char **argv,
     result_options_rows(rows + n, &out->result);
     n += RESULT_OPTIONS;
     compression_options_rows(rows + n, &out->compression);
+    service_access_rows(rows + n + COMPRESSION_OPTIONS, &out->access);
     struct options options = {
         .program = "winnow bench serve",
         .synopsis = "Send requests as users would, and say how fast they were answered.",
@@ -229,7 +229,7 @@ status serve_options_parse(struct serve_options *out, int argc, char **argv,
                   "them; with one they\nare sent when they are due.  docs/benchmarking.md explains "
                   "every figure.  Ctrl-C ends a run early\nand keeps what it has.",
         .table = rows,
-        .n = n + COMPRESSION_OPTIONS,
+        .n = n + COMPRESSION_OPTIONS + SERVICE_ACCESS_OPTIONS,
         .positional = raw.pairs,
         .max_positional = SERVE_MAX_PAIRS,
     };

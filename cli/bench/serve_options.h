@@ -6,6 +6,7 @@
 #include "cli/bench/dataset.h"
 #include "cli/bench/metrics.h"
 #include "cli/bench/result.h"
+#include "cli/service.h"
 #include "common/options.h"
 
 enum serve_limits {
@@ -14,7 +15,7 @@ enum serve_limits {
 };
 
 struct serve_options {
-    const char *server;
+    struct service_access access;
     struct dataset_config dataset; /* what the server knows is filled in later */
     struct arrival arrival;
     bool open_loop;          /* a rate, a ramp or a trace decides when requests are sent */

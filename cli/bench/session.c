@@ -4,7 +4,7 @@
 
 enum { ASK_DEADLINE_S = 30 };
 
-status session_open(struct session *out, const char *server)
+status session_open(struct session *out, const struct service_access *access)
 {
     Winnow__V1__GetModelRequest request = WINNOW__V1__GET_MODEL_REQUEST__INIT;
     ProtobufCMessage *model = NULL;
@@ -14,7 +14,7 @@ status session_open(struct session *out, const char *server)
     if (st) {
         return st;
     }
-    st = service_open(&session.service, server, ASK_DEADLINE_S);
+    st = service_open(&session.service, access, ASK_DEADLINE_S);
     if (st) {
         interrupt_close();
         return st;
@@ -23,7 +23,7 @@ status session_open(struct session *out, const char *server)
                       &winnow__v1__model__descriptor, &model);
     session.model = (Winnow__V1__Model *)model;
     if (!st) {
-        st = session_connect(&session, server, 1);
+        st = session_connect(&session, access, 1);
     }
     if (st) {
         session_close(&session);
@@ -33,12 +33,13 @@ status session_open(struct session *out, const char *server)
     return STATUS_OK;
 }
 
-status session_connect(struct session *session, const char *server, int n)
+status session_connect(struct session *session, const struct service_access *access, int n)
 {
     status st = STATUS_OK;
 
     while (!st && session->n_clients < n && session->n_clients < LOAD_MAX_CONNECTIONS) {
-        st = rpc_client_open(&session->clients[session->n_clients], server);
+        st = rpc_client_open(&session->clients[session->n_clients], access->server,
+                             &access->identity);
         session->n_clients += st ? 0 : 1;
     }
     return st;

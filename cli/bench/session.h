@@ -17,9 +17,9 @@ struct session {
 };
 
 /* Before any other thread: it blocks the signals. */
-status session_open(struct session *out, const char *server);
+status session_open(struct session *out, const struct service_access *access);
 /* More connections, up to n in all. */
-status session_connect(struct session *session, const char *server, int n);
+status session_connect(struct session *session, const struct service_access *access, int n);
 void session_close(struct session *session);
 
 #endif

@@ -223,7 +223,7 @@ static int sweep_main(enum sweep_kind kind, int argc, char **argv)
     if (outcome != OPTIONS_RUN) {
         return print_finish();
     }
-    status st = session_open(&sweep.session, sweep.options.server);
+    status st = session_open(&sweep.session, &sweep.options.access);
     if (!st) {
         st = measure(&sweep);
         session_close(&sweep.session);

@@ -9,6 +9,7 @@
 
 #include "cli/bench/result.h"
 #include "cli/bench/stats.h"
+#include "cli/service.h"
 #include "common/method.h"
 
 enum sweep_kind { SWEEP_PREFILL, SWEEP_E2E, SWEEP_THROUGHPUT };
@@ -21,7 +22,7 @@ enum sweep_limits {
 
 struct sweep_options {
     enum sweep_kind kind;
-    const char *server;
+    struct service_access access;
     enum method methods[METHOD_COUNT];
     int n_methods;
     uint32_t lengths[SWEEP_MAX_LENGTHS];

@@ -90,7 +90,6 @@ static status check(struct sweep_options *o, const struct raw *raw)
 static int fill_rows(struct option *rows, struct sweep_options *o, struct raw *raw)
 {
     const struct option own[] = {
-        {"server", OPTION_STRING, &o->server, "HOST:PORT", "where the coordinator listens", 0, 0},
         {"methods", OPTION_STRING, &raw->methods, "NAMES", "compare these", 0, 0},
         {"lengths", OPTION_STRING, &raw->lengths, "NUMBERS", "of the prompt; 8k is 8192", 0, 0},
         {"output-len", OPTION_INT, &o->output_len, "N", "tokens of an answer", 1, SWEEP_MAX_LENGTH},
@@ -115,7 +114,8 @@ static int fill_rows(struct option *rows, struct sweep_options *o, struct raw *r
             rows[n++] = compression[i];
         }
     }
-    return n;
+    service_access_rows(rows + n, &o->access);
+    return n + SERVICE_ACCESS_OPTIONS;
 }
 
 status sweep_options_parse(struct sweep_options *out, int argc, char **argv,
@@ -127,7 +127,7 @@ status sweep_options_parse(struct sweep_options *out, int argc, char **argv,
 
     *out = (struct sweep_options){
         .kind = kind,
-        .server = "127.0.0.1:8600",
+        .access.server = "127.0.0.1:8600",
         .output_len = protocols[kind].output_len,
         .n_warmups = protocols[kind].n_warmups,
         .n_runs = protocols[kind].n_runs,

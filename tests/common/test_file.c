@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static char path[64];
@@ -52,6 +53,26 @@ static void test_a_file_above_the_limit_is_refused(void **state)
     (void)state;
     write_file("hello");
     CHECK_FAILS(file_read(&data, &bytes, path, 4), STATUS_INVALID, "limit of 4");
+}
+
+static void test_a_stamp_tells_other_contents_and_other_files(void **state)
+{
+    struct file_stamp first;
+    struct file_stamp second;
+
+    (void)state;
+    write_file("hello");
+    CHECK_OK(file_stamp_take(&first, path));
+    CHECK_OK(file_stamp_take(&second, path));
+    CHECK(file_stamp_same(&first, &second) && !first.for_everyone);
+    write_file("hello!");
+    CHECK_OK(file_stamp_take(&second, path));
+    CHECK(!file_stamp_same(&first, &second));
+    CHECK(chmod(path, 0644) == 0);
+    CHECK_OK(file_stamp_take(&second, path));
+    CHECK(second.for_everyone);
+    CHECK_FAILS(file_stamp_take(&first, "/nowhere"), STATUS_NOT_FOUND, "/nowhere");
+    CHECK_FAILS(file_stamp_take(&first, "/dev/null/x"), STATUS_INTERNAL, "/dev/null/x");
 }
 
 static void test_a_missing_file_is_not_found(void **state)
@@ -108,6 +129,8 @@ int main(void)
                                         remove_path),
         cmocka_unit_test_setup_teardown(test_a_file_above_the_limit_is_refused, make_path,
                                         remove_path),
+        cmocka_unit_test_setup_teardown(test_a_stamp_tells_other_contents_and_other_files,
+                                        make_path, remove_path),
         cmocka_unit_test(test_a_missing_file_is_not_found),
         cmocka_unit_test(test_a_directory_is_not_a_file),
         cmocka_unit_test_setup_teardown(test_a_mapping_has_the_contents_and_an_empty_file_has_none,

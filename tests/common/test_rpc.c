@@ -135,7 +135,20 @@ static void describe(struct rpc_call *call, const uint8_t *data, size_t bytes, v
     rpc_call_finish(call, STATUS_OK, NULL, NULL, 0);
 }
 
+static void who(struct rpc_call *call, const uint8_t *data, size_t bytes, void *context)
+{
+    (void)data;
+    (void)bytes;
+    (void)context;
+    CHECK(rpc_call_certificate(call) == NULL);
+    rpc_call_send(call, (const uint8_t *)rpc_call_caller(call), strlen(rpc_call_caller(call)));
+    rpc_call_finish(call, STATUS_OK, NULL, NULL, 0);
+}
+
 static const struct rpc_handler handlers[] = {
+    {.path = "/t/Who", .on_message = who, .on_done = on_done},
+    {.path = "/t/Open", .on_message = who, .on_done = on_done, .access = RPC_ACCESS_OPEN},
+    {.path = "/t/Admin", .on_message = who, .on_done = on_done, .access = RPC_ACCESS_ADMIN},
     {.path = "/t/Echo", .on_message = echo, .on_done = on_done},
     {.path = "/t/Small", .on_message = echo, .on_done = on_done, .max_message = SMALL},
     {.path = "/t/Pieces", .on_message = pieces, .on_done = on_done, .on_drained = on_drained},
@@ -168,7 +181,7 @@ static int set_up(void **state)
     seen.opened = seen.done = seen.cancelled = seen.drained = 0;
     CHECK_OK(rpc_server_start(&server, &config));
     snprintf(target, sizeof(target), "127.0.0.1:%d", rpc_server_port(server));
-    CHECK_OK(rpc_client_open(&client, target));
+    CHECK_OK(rpc_client_open(&client, target, NULL));
     return 0;
 }
 
@@ -407,6 +420,72 @@ static void test_many_calls_at_a_time_do_not_mix(void **state)
     CHECK(await(&seen.done, 200 + 16 * 50));
 }
 
+static status only_known(struct rpc_call *call, enum rpc_access access, void *context)
+{
+    const char *shown = rpc_call_metadata(call, "authorization");
+
+    if (access == RPC_ACCESS_OPEN) {
+        return STATUS_OK;
+    }
+    if (!shown || strcmp(shown, context) != 0) {
+        return status_fail(STATUS_UNAUTHENTICATED, "not known");
+    }
+    rpc_call_set_caller(call, "carl");
+    return access == RPC_ACCESS_ADMIN ? status_fail(STATUS_PERMISSION, "no") : STATUS_OK;
+}
+
+static void test_who_is_not_authorized_is_refused_before_anything_is_read(void **state)
+{
+    struct rpc_server_config guarded = config;
+    struct rpc_identity identity = {.secret_file = NULL};
+    char target[32], path[] = "/tmp/winnow_test_rpc_XXXXXX", reply[8] = "";
+    static const char line[] = "me the-secret-of-this-test\n";
+
+    (void)state;
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && write(fd, line, strlen(line)) == (ssize_t)strlen(line) && close(fd) == 0);
+    rpc_server_stop(server, 0);
+    guarded.authorize = only_known;
+    guarded.context = "Bearer the-secret-of-this-test";
+    CHECK_OK(rpc_server_start(&server, &guarded));
+    snprintf(target, sizeof(target), "127.0.0.1:%d", rpc_server_port(server));
+    for (int known = 0; known < 2; known++) {
+        rpc_client_close(client);
+        identity.secret_file = known ? path : NULL;
+        CHECK_OK(rpc_client_open(&client, target, &identity));
+        CHECK_OK(unary("/t/Open", "x", 1, reply, sizeof(reply)));
+        CHECK(reply[0] == '\0');
+        status st = unary("/t/Who", "x", 1, reply, sizeof(reply));
+        CHECK(known ? st == STATUS_OK && strcmp(reply, "carl") == 0 : st == STATUS_UNAUTHENTICATED);
+        CHECK_FAILS(unary("/t/Admin", "x", 1, reply, sizeof(reply)),
+                    known ? STATUS_PERMISSION : STATUS_UNAUTHENTICATED, known ? "no" : "not known");
+        CHECK_FAILS(unary("/t/None", "x", 1, reply, sizeof(reply)),
+                    known ? STATUS_UNIMPLEMENTED : STATUS_UNAUTHENTICATED,
+                    known ? "None" : "known");
+    }
+    CHECK(seen.done == 3); /* the handlers never hear of the others */
+    CHECK(unlink(path) == 0);
+}
+
+static void test_an_identity_that_cannot_be_read_is_an_error(void **state)
+{
+    struct rpc_server_config broken = config;
+    struct rpc_identity identity = {.tls = {.cert = "/nowhere", .key = "/nowhere"}};
+    struct rpc_client *other;
+    struct rpc_server *second;
+
+    (void)state;
+    CHECK_FAILS(rpc_client_open(&other, "127.0.0.1:1", &identity), STATUS_INVALID, "--tls-ca");
+    identity.tls.ca = "/nowhere/ca";
+    CHECK_FAILS(rpc_client_open(&other, "127.0.0.1:1", &identity), STATUS_NOT_FOUND, "/nowhere");
+    identity.tls.cert = NULL;
+    CHECK_FAILS(rpc_client_open(&other, "127.0.0.1:1", &identity), STATUS_INVALID, "together");
+    identity = (struct rpc_identity){.secret_file = "/nowhere/secret"};
+    CHECK_FAILS(rpc_client_open(&other, "127.0.0.1:1", &identity), STATUS_NOT_FOUND, "secret");
+    broken.tls = (struct rpc_tls){.cert = "/nowhere/cert", .key = "/nowhere/key"};
+    CHECK_FAILS(rpc_server_start(&second, &broken), STATUS_NOT_FOUND, "/nowhere/cert");
+}
+
 static void *stop_server(void *context)
 {
     rpc_server_stop(context, PATIENCE_MS);
@@ -534,6 +613,8 @@ int main(void)
         TEST(test_a_cancelled_call_ends_on_both_sides),
         TEST(test_a_deadline_ends_the_call_on_both_sides),
         TEST(test_many_calls_at_a_time_do_not_mix),
+        TEST(test_who_is_not_authorized_is_refused_before_anything_is_read),
+        TEST(test_an_identity_that_cannot_be_read_is_an_error),
         TEST(test_a_stopping_server_lets_calls_end_in_its_grace),
         TEST(test_a_server_that_goes_away_is_unavailable_and_may_come_back),
         TEST(test_a_client_may_close_with_calls_under_way),

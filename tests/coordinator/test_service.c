@@ -210,7 +210,7 @@ static void player_join(struct player *player, int port)
     char target[64];
 
     snprintf(target, sizeof(target), "127.0.0.1:%d", port);
-    CHECK_OK(rpc_client_open(&player->client, target));
+    CHECK_OK(rpc_client_open(&player->client, target, NULL));
     lock();
     CHECK_OK(rpc_stream_open(&player->stream, player->client, "/winnow.v1.Fleet/Join", 0, &events));
     hello.host = text("played");
@@ -512,21 +512,49 @@ static void test_a_request_id_lives_once_and_can_be_aborted(void **state)
     lock();
     stage->players[0].hold = true;
     unlock();
-    CHECK(!service_abort(stage->service, "mine"));
+    CHECK(!service_abort(stage->service, "", "mine"));
     CHECK_OK(service_submit_take(stage->service, make(stage->service, &seen[0], 100, 20, "mine")));
     second = make(stage->service, &seen[1], 100, 20, "mine");
     CHECK_FAILS(service_submit_take(stage->service, second), STATUS_INVALID,
                 "request_id: \"mine\" is the name of a running request");
-    CHECK(service_abort(stage->service, "mine"));
+    CHECK(!service_abort(stage->service, "somebody", "mine"));
+    CHECK(service_abort(stage->service, "", "mine"));
     lock();
     CHECK(wait_for(&seen[0].ended, 1));
     CHECK(seen[0].failure.code == STATUS_OK && seen[0].reason == FINISH_ABORTED);
     unlock();
     CHECK_OK(service_submit_take(stage->service, second));
-    CHECK(service_abort(stage->service, "mine"));
+    CHECK(service_abort(stage->service, "", "mine"));
     lock(); /* its sink writes to this frame until it has ended */
     CHECK(wait_for(&seen[1].ended, 1));
     CHECK(seen[1].reason == FINISH_ABORTED);
+    unlock();
+}
+
+static void test_a_request_id_is_its_callers_own(void **state)
+{
+    struct stage *stage = *state;
+    struct seen seen[2];
+    struct request *requests[2];
+
+    join_two(stage);
+    lock();
+    stage->players[0].hold = true;
+    unlock();
+    for (int i = 0; i < 2; i++) {
+        requests[i] = make(stage->service, &seen[i], 100, 20, "same");
+        snprintf(requests[i]->caller, sizeof(requests[i]->caller), i ? "bob" : "alice");
+        CHECK_OK(service_submit_take(stage->service, requests[i]));
+    }
+    CHECK(!service_abort(stage->service, "", "same"));
+    CHECK(service_abort(stage->service, "bob", "same"));
+    lock();
+    CHECK(wait_for(&seen[1].ended, 1) && seen[1].reason == FINISH_ABORTED);
+    CHECK(!seen[0].ended);
+    unlock();
+    CHECK(service_abort(stage->service, "alice", "same"));
+    lock();
+    CHECK(wait_for(&seen[0].ended, 1) && seen[0].reason == FINISH_ABORTED);
     unlock();
 }
 
@@ -653,6 +681,8 @@ int main(void)
             close_stage),
         cmocka_unit_test_setup_teardown(test_a_cancel_in_prefill_ends_the_request_at_once,
                                         open_stage, close_stage),
+        cmocka_unit_test_setup_teardown(test_a_request_id_is_its_callers_own, open_stage,
+                                        close_stage),
         cmocka_unit_test_setup_teardown(test_a_request_id_lives_once_and_can_be_aborted, open_stage,
                                         close_stage),
         cmocka_unit_test_setup_teardown(

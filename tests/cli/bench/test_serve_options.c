@@ -46,7 +46,7 @@ static void test_every_option_arrives(void **state)
                         "--ignore-eos", "--temperature", "0", "--percentile-metrics", "ttft",
                         "--metric-percentiles", "25,75", "--result-dir", "d", "--save-result",
                         "--label", "x", "--method", "SNAPKV", "--capacity", "64")));
-    CHECK(strcmp(o.server, "h:1") == 0 && o.dataset.n == 5 && o.dataset.input_len == 10);
+    CHECK(strcmp(o.access.server, "h:1") == 0 && o.dataset.n == 5 && o.dataset.input_len == 10);
     CHECK(o.dataset.output_len == 20 && o.dataset.range_ratio == 0.5 && o.dataset.seed == 3);
     CHECK(o.arrival.rate == 2.5 && o.arrival.burstiness == 0.5 && o.arrival.seed == 3);
     CHECK(o.open_loop && o.max_concurrency == 4 && o.n_warmups == 2 && o.n_connections == 3);
