@@ -101,13 +101,15 @@ def prompt(ids=None, text=None):
 
 
 class Client:
-    """A channel to a running service."""
+    """A channel to a running service; with credentials, over TLS."""
 
-    def __init__(self, address):
+    def __init__(self, address, credentials=None):
         self.address = address
         limits = [("grpc.max_receive_message_length", REPLY_LIMIT),
-                  ("grpc.max_send_message_length", REPLY_LIMIT)]
-        self.channel = grpc.insecure_channel(address, options=limits)
+                  ("grpc.max_send_message_length", REPLY_LIMIT),
+                  ("grpc.use_local_subchannel_pool", 1)]  # no connection of another Client
+        self.channel = (grpc.secure_channel(address, credentials, options=limits) if credentials
+                        else grpc.insecure_channel(address, options=limits))
         self.inference = inference_pb2_grpc.InferenceStub(self.channel)
         self.control = control_pb2_grpc.ControlStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
@@ -190,7 +192,9 @@ class Service(Client):
         service.generate(...)
     """
 
-    def __init__(self, model, workers=1, dtype=None, options=(), build=None, wait=True, env=None):
+    def __init__(self, model, workers=1, dtype=None, options=(), build=None, wait=True, env=None,
+                 credentials=None):
+        self.credentials = credentials
         self.program = Path(build or BUILD) / "bin" / "winnow-coordinator"
         self.command = [str(self.program), "--model", str(model), "--listen", "127.0.0.1:0",
                         "--local-workers", str(workers), "--tp", str(workers), *map(str, options)]
@@ -207,7 +211,7 @@ class Service(Client):
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True, env=self.env)
         try:
-            super().__init__(self._read_address())
+            super().__init__(self._read_address(), self.credentials)
             if self.wait:
                 self.wait_for_health(alive=self.alive)
         except BaseException:
