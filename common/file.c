@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { PRELOAD_BYTES = 8 << 20 };
+
 static status open_regular(int *out, size_t *out_bytes, const char *path)
 {
     struct stat info;
@@ -146,6 +148,32 @@ bool file_stamp_same(const struct file_stamp *a, const struct file_stamp *b)
 {
     return a->device == b->device && a->inode == b->inode && a->bytes == b->bytes &&
            a->modified_ns == b->modified_ns;
+}
+
+status file_preload(const char *path)
+{
+    size_t bytes = 0;
+    int fd = -1;
+    status st = open_regular(&fd, &bytes, path);
+
+    if (st) {
+        return st;
+    }
+    char *block = malloc(PRELOAD_BYTES);
+    ssize_t n = 1;
+    if (!block) {
+        st = status_fail(STATUS_EXHAUSTED, "%s: no memory for %d bytes", path, PRELOAD_BYTES);
+    }
+    posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    while (!st && n != 0) {
+        n = read(fd, block, PRELOAD_BYTES);
+        if (n < 0 && errno != EINTR) {
+            st = status_fail(STATUS_INTERNAL, "%s: %s", path, strerror(errno));
+        }
+    }
+    free(block);
+    close(fd);
+    return st;
 }
 
 status file_join(char *out, size_t out_size, const char *dir, const char *name)

@@ -6,34 +6,31 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_PATH = 4096, MAX_TEXT = 64 << 10, FALLBACK_CORES = 1 };
+enum { MAX_PATH = 4096, MAX_TEXT = 8192, FALLBACK_CORES = 1 };
 
-/* The text of a small file, malloc'd; NULL where there is none. */
-static char *read_text(const char *folder, const char *name)
+/* The first bytes of a file of the kernel, whose size is told as 0; false: there is none. */
+static bool read_text(char text[MAX_TEXT], const char *folder, const char *name)
 {
     char path[MAX_PATH];
-    char *text = NULL;
-    size_t bytes;
+    FILE *file = file_join(path, sizeof(path), folder, name) ? NULL : fopen(path, "re");
 
-    if (file_join(path, sizeof(path), folder, name) || access(path, R_OK) != 0 ||
-        file_read(&text, &bytes, path, MAX_TEXT)) {
-        return NULL;
+    if (!file) {
+        return false;
     }
-    return text;
+    text[fread(text, 1, MAX_TEXT - 1, file)] = '\0';
+    fclose(file);
+    return true;
 }
 
 /* False: no such file, or "max". */
 static bool read_number(uint64_t *out, const char *folder, const char *name)
 {
-    char *text = read_text(folder, name);
-    bool found = text && sscanf(text, "%" SCNu64, out) == 1;
+    char text[MAX_TEXT];
 
-    free(text);
-    return found;
+    return read_text(text, folder, name) && sscanf(text, "%" SCNu64, out) == 1;
 }
 
 static int affinity_cores(void)
@@ -50,16 +47,16 @@ static int affinity_cores(void)
 /* "QUOTA PERIOD" in microseconds, or "max PERIOD". */
 static int limit_cores(int cores, const char *cgroup)
 {
-    char *text = read_text(cgroup, "cpu.max");
+    char text[MAX_TEXT];
     uint64_t quota;
     uint64_t period;
 
-    if (text && sscanf(text, "%" SCNu64 " %" SCNu64, &quota, &period) == 2 && period > 0) {
-        uint64_t whole = quota / period + (quota % period != 0);
-        cores = whole < 1 ? 1 : whole < (uint64_t)cores ? (int)whole : cores;
+    if (!read_text(text, cgroup, "cpu.max") ||
+        sscanf(text, "%" SCNu64 " %" SCNu64, &quota, &period) != 2 || period == 0) {
+        return cores;
     }
-    free(text);
-    return cores;
+    uint64_t whole = quota / period + (quota % period != 0);
+    return whole < 1 ? 1 : whole < (uint64_t)cores ? (int)whole : cores;
 }
 
 static uint64_t pages(int name)
@@ -91,11 +88,10 @@ struct machine machine_look(void)
 {
     static const char root[] = "/sys/fs/cgroup";
     char folder[MAX_PATH];
-    char *text = read_text("/proc/self", "cgroup");
-    char *line = text ? strstr(text, "0::") : NULL; /* the one of version 2 */
-    int length = line ? (int)strcspn(line + 3, "\n") : 0;
+    char text[MAX_TEXT];
+    const char *line = read_text(text, "/proc/self", "cgroup") ? strstr(text, "0::") : NULL;
+    int length = line ? (int)strcspn(line + 3, "\n") : 0; /* of the path in version 2's line */
     int n = snprintf(folder, sizeof(folder), "%s%.*s", root, length, line ? line + 3 : "");
 
-    free(text);
     return machine_look_in(n < (int)sizeof(folder) ? folder : root);
 }

@@ -21,6 +21,7 @@ struct worker_config {
     bool tcp_only;         /* no shared memory with ranks on this host */
     int fixed_rank;        /* -1: any */
     const char *cohort;    /* of the workers that may be one group with this one; "" */
+    bool preload;          /* read the weight files from front to back before they are mapped */
     int64_t parent_pid;    /* the process to die with; 0: none */
     bool log_json;
     bool log_debug;

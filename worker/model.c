@@ -488,6 +488,18 @@ status model_open(struct model **out, struct device *dev, const char *dir, int r
     return STATUS_OK;
 }
 
+status model_preload(const char *dir)
+{
+    struct weights *weights = NULL;
+    status st = weights_open(&weights, dir);
+
+    if (!st) {
+        st = weights_preload(weights);
+    }
+    weights_close(weights);
+    return st;
+}
+
 void model_close(struct model *model)
 {
     if (!model) {

@@ -35,6 +35,9 @@ struct model {
 };
 
 status model_open(struct model **out, struct device *dev, const char *dir, int rank, int ranks);
+/* Before model_open(), where the files are on a disk behind a network: brings them into the page
+ * cache in the order in which they lie. */
+status model_preload(const char *dir);
 void model_close(struct model *model); /* NULL is fine */
 
 /* A fingerprint of configuration and tensor headers (not contents): ranks with different files

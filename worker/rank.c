@@ -62,6 +62,9 @@ static status load(struct rank *rank, const struct link_assignment *assign)
     const struct device_config device = {
         .dtype = dtype, .index = rank->config->device_index, .threads = rank->config->threads};
     status st = device_open(&rank->device, rank->config->backend, &device);
+    if (!st && rank->config->preload) {
+        st = model_preload(rank->config->model);
+    }
     if (!st) {
         st = model_open(&rank->model, rank->device, rank->config->model, (int)assign->rank,
                         (int)assign->size);

@@ -200,6 +200,18 @@ void weights_close(struct weights *weights)
     free(weights);
 }
 
+status weights_preload(const struct weights *weights)
+{
+    status st = STATUS_OK;
+
+    for (size_t i = 0; !st && i < weights->n_parts; i++) {
+        if (safetensors_count(weights->parts[i].file) > 0) {
+            st = file_preload(safetensors_at(weights->parts[i].file, 0)->path);
+        }
+    }
+    return st;
+}
+
 size_t weights_count(const struct weights *weights)
 {
     return weights->n;

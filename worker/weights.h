@@ -19,6 +19,9 @@ struct weights;
 status weights_open(struct weights **out, const char *dir);
 void weights_close(struct weights *weights); /* NULL is fine; tensors go with it */
 
+/* Reads every file from front to back; see file_preload(). */
+status weights_preload(const struct weights *weights);
+
 /* Tensors in ascending order of their names. */
 size_t weights_count(const struct weights *weights);
 const struct tensor *weights_at(const struct weights *weights, size_t index);

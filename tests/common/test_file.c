@@ -122,6 +122,15 @@ static void test_paths_are_joined_with_one_slash_and_must_fit(void **state)
     CHECK_FAILS(file_join(out, sizeof(out), "ab", "cdefg"), STATUS_INVALID, "longer than 7");
 }
 
+static void test_a_file_can_be_read_ahead(void **state)
+{
+    (void)state;
+    write_file("hello");
+    CHECK_OK(file_preload(path));
+    CHECK_FAILS(file_preload("/nonexistent/file"), STATUS_NOT_FOUND, "/nonexistent/file");
+    CHECK_FAILS(file_preload("/tmp"), STATUS_INVALID, "not a regular file");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -136,6 +145,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_mapping_has_the_contents_and_an_empty_file_has_none,
                                         make_path, remove_path),
         cmocka_unit_test(test_paths_are_joined_with_one_slash_and_must_fit),
+        cmocka_unit_test(test_a_file_can_be_read_ahead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,14 @@ def items(schema):
 
 
 SELECTOR = fields(["matchLabels"], matchLabels=MAP)
-ENDPOINTS = items(fields(["port"], port=TEXT, path=TEXT, interval={"type": "string", "pattern": r"^\d+s$"}))
+ENDPOINTS = items(
+    fields(
+        ["port"],
+        port=TEXT,
+        path=TEXT,
+        interval={
+            "type": "string",
+             "pattern": r"^\d+s$"}))
 SCHEMAS = {
     ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"): fields(
         ["leaderWorkerTemplate"], replicas=COUNT,
@@ -54,7 +61,8 @@ def pod_templates(manifest):
     """The pod templates of a workload of any kind."""
     spec = manifest.get("spec", {})
     inner = spec.get("leaderWorkerTemplate", {})
-    return [t for t in (spec.get("template"), inner.get("leaderTemplate"), inner.get("workerTemplate")) if t]
+    return [t for t in (spec.get("template"), inner.get(
+        "leaderTemplate"), inner.get("workerTemplate")) if t]
 
 
 def check(manifest, version):

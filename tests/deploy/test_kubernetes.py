@@ -42,7 +42,8 @@ def combined(tmp_path_factory):
 
 
 def containers(manifests):
-    return [(t["spec"], c) for m in manifests for t in pod_templates(m) for c in t["spec"]["containers"]]
+    return [(t["spec"], c) for m in manifests for t in pod_templates(m)
+             for c in t["spec"]["containers"]]
 
 
 def configuration(manifests, file):
@@ -58,7 +59,12 @@ def configuration(manifests, file):
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.name)
 def test_an_overlay_is_valid(overlay):
     manifests = load(overlay)
-    assert {"Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"} <= {m["kind"] for m in manifests}
+    assert {
+    "Deployment",
+    "Service",
+    "NetworkPolicy",
+    "PodDisruptionBudget"} <= {
+        m["kind"] for m in manifests}
     for manifest in manifests:
         check(manifest, VERSION)
 
@@ -119,7 +125,8 @@ def test_the_programs_know_every_option(overlay, program, file, tmp_path):
     arguments = next(c["args"] for _, c in containers(manifests) if c["command"] == [program])
     words = [str(path) if a.startswith("/etc/winnow/config/") else a.replace("$(POD_IP)", "127.0.0.1")
              for a in arguments]
-    done = subprocess.run([BUILD / "bin" / program, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([BUILD / "bin" / program, *words],
+                          capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "/models/model" in done.stderr or "/etc/winnow/cluster/secret" in done.stderr
 
@@ -142,7 +149,12 @@ def test_expressions_parse_and_speak_of_metrics_that_exist(combined):
                    for e in metrics_in_use(combined(KUBERNETES / "overlays/gpu-multi-node", component))]
     assert len(expressions) > 20
     for expression in expressions:
-        promql_parser.parse(expression.replace("$__rate_interval", "5m").replace("$namespace", "winnow"))
+        promql_parser.parse(
+    expression.replace(
+        "$__rate_interval",
+        "5m").replace(
+            "$namespace",
+             "winnow"))
         names = re.findall(r"winnow:[a-z_]+", expression)
         assert names
         for name in names:
@@ -165,7 +177,11 @@ def test_workers_of_both_kinds_are_alike():
                  if m["kind"] == "LeaderWorkerSet" for t in pod_templates(m)]
     differ = {"args", "env", "resources", "image"}
     a, b = (dict(spec["containers"][0]) for spec in (stateful, leader))
-    assert {k: v for k, v in a.items() if k not in differ} == {k: v for k, v in b.items() if k not in differ}
+    assert {
+    k: v for k,
+    v in a.items() if k not in differ} == {
+        k: v for k,
+         v in b.items() if k not in differ}
     assert stateful["securityContext"] == leader["securityContext"]
     assert {v["name"] for v in stateful["volumes"]} == {v["name"] for v in leader["volumes"]}
 

@@ -25,7 +25,8 @@ class Pod:
     """One pod with one container.  A thread plays the kubelet: start, probe, start again."""
 
     def __init__(self, cluster, name, template, labels, number, environment=()):
-        self.cluster, self.name, self.labels = cluster, name, {**template["metadata"]["labels"], **labels}
+        self.cluster, self.name, self.labels = cluster, name, {
+            **template["metadata"]["labels"], **labels}
         self.namespace = cluster.namespace
         self.spec = template["spec"]
         (self.container,) = self.spec["containers"]

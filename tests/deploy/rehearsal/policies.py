@@ -36,7 +36,8 @@ def _accepts(rules, direction, pods, namespace):
         source = f"ip {side} {{{', '.join(addresses)}}} " if word in rule else ""
         ports = rule.get("ports", [])
         for port in ports:
-            lines.append(f"{source}{port.get('protocol', 'TCP').lower()} dport {port['port']} accept")
+            lines.append(
+                f"{source}{port.get('protocol', 'TCP').lower()} dport {port['port']} accept")
         if not ports:
             lines.append(f"{source}accept")
     return lines

@@ -37,7 +37,13 @@ class Client:
         self.cluster = cluster
         self.template = template
         labels = {"winnow-client": "true"}
-        pod = {**template, "metadata": {"labels": labels}, "spec": {**template["spec"], "volumes": []}}
+        pod = {
+    **template,
+    "metadata": {
+        "labels": labels},
+        "spec": {
+            **template["spec"],
+             "volumes": []}}
         (container,) = pod["spec"]["containers"]
         container = {**container, "command": ["winnow"], "args": ["--version"], "env": [],
                      "volumeMounts": []}
@@ -56,7 +62,8 @@ class Client:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def generate(self, text, *options):
-        return self.start("generate", "--server", "winnow:8600", "--prompt", text, "--json", *options)
+        return self.start("generate", "--server", "winnow:8600",
+                          "--prompt", text, "--json", *options)
 
     def answer(self, text, *options, timeout=60):
         child = self.generate(text, *options)
@@ -88,7 +95,12 @@ class Rehearsal:
 
     def long_request(self):
         """A request that takes seconds, in its prefill."""
-        child = self.client.generate(self.cases[131072]["prompt"], "--max-tokens", "5", "--method", "FULL")
+        child = self.client.generate(
+    self.cases[131072]["prompt"],
+    "--max-tokens",
+    "5",
+    "--method",
+     "FULL")
         for line in child.stderr:
             if "reading" in line:
                 return child
@@ -140,7 +152,8 @@ class Rehearsal:
         child.wait(60)
         took = time.monotonic() - begin
         assert child.returncode == 1, "the request fails"
-        self.say(f"  the request failed after {took:.1f} s: {child.stderr.read().strip().splitlines()[-1]}")
+        self.say(
+            f"  the request failed after {took:.1f} s: {child.stderr.read().strip().splitlines()[-1]}")
         self.within(5, "readiness is off", lambda: not self.coordinator().ready)
         self.within(60, "all pods ready", self.cluster.all_ready)
         assert victim.restarts == 1
