@@ -577,7 +577,7 @@ static status take_message(struct core *core, struct dispatch_peer *peer,
         return STATUS_OK; /* refused or dismissed, and its stream is about to end */
     }
     if (message->kind == MESSAGE_BEAT) {
-        fleet_beat(core->fleet, worker, core->now);
+        fleet_beat(core->fleet, worker, &message->beat, core->now);
     } else if (fleet_heard(core->fleet, worker, message->epoch, core->now)) {
         take_epoch_message(core, worker, message);
     }

@@ -275,6 +275,8 @@ static status open_hello(struct worker_message *out, const uint8_t *data, size_t
     out->hello.model_fingerprint = m->model_fingerprint;
     out->hello.memory_bytes = m->memory_bytes;
     out->hello.process = m->process;
+    out->hello.loaded_rank = m->loaded_rank;
+    out->hello.loaded_size = m->loaded_size;
     out->hello.fixed_rank = -1;
     if (m->_fixed_rank_case == WINNOW__V1__WORKER_HELLO___FIXED_RANK_FIXED_RANK) {
         out->hello.fixed_rank = m->fixed_rank;
@@ -336,6 +338,7 @@ static status open_beat(struct worker_message *out, const uint8_t *data, size_t 
         return not_a("WorkerBeat", bytes);
     }
     out->epoch = m->epoch;
+    out->beat = (struct fleet_beat){m->epoch, m->waiting_ms, m->waiting_for};
     winnow__v1__worker_beat__free_unpacked(m, NULL);
     return STATUS_OK;
 }

@@ -68,6 +68,7 @@ struct worker_message {
     uint64_t epoch; /* of all but a hello */
     struct fleet_hello hello;
     struct fleet_ready ready;
+    struct fleet_beat beat;
     struct fleet_entry entry; /* borrows `owned` */
     struct step_result result;
     struct failure fault;

@@ -19,6 +19,8 @@ struct fleet_worker {
     uint32_t group, rank;
     bool is_ready; /* in this epoch */
     double heard_ms;
+    double waiting_ms; /* of its last beat in this epoch */
+    uint32_t waiting_for;
     uint64_t kv_bytes_used;
 };
 
@@ -126,6 +128,19 @@ static bool may_sit(const struct fleet *fleet, const struct fleet_worker *worker
     return worker->hello.fixed_rank < 0 || worker->hello.fixed_rank == (int64_t)rank;
 }
 
+/* Who waits and holds the weights of this rank already. */
+static struct fleet_worker *find_loaded(struct fleet *fleet, uint32_t index, uint32_t rank)
+{
+    for (struct link *at = fleet->waiting.next; at != &fleet->waiting; at = at->next) {
+        struct fleet_worker *worker = HOLDER_OF(at, struct fleet_worker, wait);
+        if (worker->hello.loaded_size == (uint32_t)fleet->config.ranks &&
+            worker->hello.loaded_rank == rank && may_sit(fleet, worker, index, rank)) {
+            return worker;
+        }
+    }
+    return NULL;
+}
+
 /* Someone for this seat: who waits, or sits in a later group that cannot form anyway. */
 static struct fleet_worker *find_worker(struct fleet *fleet, uint32_t index, uint32_t rank)
 {
@@ -180,7 +195,22 @@ static void form(struct fleet *fleet, uint32_t index)
         };
         assert(worker); /* the group is complete */
         worker->is_ready = false;
+        worker->waiting_ms = 0;
         fleet->config.sink.assign(fleet->config.sink.context, worker->peer, &assignment);
+    }
+}
+
+static void seat_all(struct fleet *fleet, uint32_t index,
+                     struct fleet_worker *(*find)(struct fleet *, uint32_t, uint32_t))
+{
+    struct fleet_group *group = &fleet->groups[index];
+
+    for (int rank = 0; rank < fleet->config.ranks && !complete(fleet, group); rank++) {
+        struct fleet_worker *worker =
+            group->seats[rank].worker ? NULL : find(fleet, index, (uint32_t)rank);
+        if (worker) {
+            sit_down(fleet, worker, index, (uint32_t)rank);
+        }
     }
 }
 
@@ -189,16 +219,8 @@ static void fill_group(struct fleet *fleet, uint32_t index, double now)
 {
     struct fleet_group *group = &fleet->groups[index];
 
-    for (int rank = 0; rank < fleet->config.ranks && !complete(fleet, group); rank++) {
-        struct fleet_worker *worker;
-        if (group->seats[rank].worker) {
-            continue;
-        }
-        worker = find_worker(fleet, index, (uint32_t)rank);
-        if (worker) {
-            sit_down(fleet, worker, index, (uint32_t)rank);
-        }
-    }
+    seat_all(fleet, index, find_loaded);
+    seat_all(fleet, index, find_worker);
     if (complete(fleet, group) && !group->epoch && now >= group->retry_ms) {
         form(fleet, index);
     }
@@ -354,10 +376,13 @@ bool fleet_heard(struct fleet *fleet, struct fleet_worker *worker, uint64_t epoc
     return worker->seated && epoch != 0 && group_of(fleet, worker)->epoch == epoch;
 }
 
-void fleet_beat(struct fleet *fleet, struct fleet_worker *worker, double now)
+void fleet_beat(struct fleet *fleet, struct fleet_worker *worker, const struct fleet_beat *beat,
+                double now)
 {
-    (void)fleet;
-    worker->heard_ms = now;
+    bool current = fleet_heard(fleet, worker, beat->epoch, now);
+
+    worker->waiting_ms = current ? beat->waiting_ms : 0;
+    worker->waiting_for = beat->waiting_for;
 }
 
 /* Back to its sender, too: a rank finds all keys in one place. */
@@ -460,6 +485,47 @@ static void drop_silent(struct fleet *fleet, double now)
     }
 }
 
+/* The rank that most ranks wait for; -1: some rank does not wait long enough. */
+static int awaited_rank(const struct fleet *fleet, const struct fleet_group *group)
+{
+    uint32_t n_waiting[FLEET_MAX_RANKS] = {0};
+    int best = 0;
+
+    for (int rank = 0; rank < fleet->config.ranks; rank++) {
+        const struct fleet_worker *worker = group->seats[rank].worker;
+        if (worker->waiting_ms < fleet->config.heartbeat_timeout_ms ||
+            worker->waiting_for >= (uint32_t)fleet->config.ranks) {
+            return -1;
+        }
+        n_waiting[worker->waiting_for]++;
+    }
+    for (int rank = 1; rank < fleet->config.ranks; rank++) {
+        best = n_waiting[rank] > n_waiting[best] ? rank : best;
+    }
+    return best;
+}
+
+/* All ranks live and none goes on: their messages to each other are lost. */
+static void fail_stalled(struct fleet *fleet, uint32_t index, double now)
+{
+    struct fleet_group *group = &fleet->groups[index];
+    int awaited = group->ready ? awaited_rank(fleet, group) : -1;
+    const struct fleet_worker *worker = NULL;
+    char cause[128];
+
+    if (awaited < 0) {
+        return;
+    }
+    for (int rank = 0; !worker; rank++) {
+        const struct fleet_worker *other = group->seats[rank].worker;
+        worker = other->waiting_for == (uint32_t)awaited ? other : NULL;
+    }
+    snprintf(cause, sizeof(cause), "waits for rank %d since %.1f s, and no rank goes on: %s",
+             awaited, worker->waiting_ms / 1000, "the network between the ranks is cut");
+    struct failure failure = *describe(fleet, worker, cause);
+    fleet_fail_group(fleet, index, &failure, now);
+}
+
 /* What workers said while this program was stopped has yet to be read. */
 static void forgive_absence(struct fleet *fleet, double now)
 {
@@ -485,6 +551,7 @@ void fleet_tick(struct fleet *fleet, double now)
             struct failure failure = group->suspicion;
             fleet_fail_group(fleet, i, &failure, now);
         }
+        fail_stalled(fleet, i, now);
     }
     settle(fleet, now);
 }

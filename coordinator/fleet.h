@@ -36,6 +36,7 @@ struct fleet_hello {
     int64_t fixed_rank; /* -1: any */
     /* Ranks of one group have the same, as a rack or a switch; "" is a name like others. */
     char cohort[SERVICE_TEXT];
+    uint32_t loaded_rank, loaded_size; /* of the weights it holds; size 0: none */
 };
 
 struct fleet_assignment {
@@ -56,6 +57,12 @@ struct fleet_ready {
     uint64_t weight_bytes;
     uint64_t scratch_bytes;
     char device[SERVICE_TEXT];
+};
+
+struct fleet_beat {
+    uint64_t epoch;
+    double waiting_ms;    /* in the collective in progress */
+    uint32_t waiting_for; /* rank */
 };
 
 struct fleet_entry {
@@ -105,7 +112,10 @@ void fleet_gone(struct fleet *fleet, struct fleet_worker *worker, const char *ca
 
 /* Any message of a worker shows that it lives.  False: it is of another epoch, drop it. */
 bool fleet_heard(struct fleet *fleet, struct fleet_worker *worker, uint64_t epoch, double now);
-void fleet_beat(struct fleet *fleet, struct fleet_worker *worker, double now);
+/* A group whose ranks all wait in a collective for the heartbeat timeout is given up: somebody
+ * would be computing if messages came through. */
+void fleet_beat(struct fleet *fleet, struct fleet_worker *worker, const struct fleet_beat *beat,
+                double now);
 void fleet_store(struct fleet *fleet, struct fleet_worker *worker, const struct fleet_entry *entry);
 void fleet_worker_ready(struct fleet *fleet, struct fleet_worker *worker,
                         const struct fleet_ready *ready, double now);

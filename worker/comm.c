@@ -5,6 +5,7 @@
 #include "kernels/device.h"
 #include "worker/comm_transport.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ struct comm {
     struct device *device; /* whose memory is not the host's; else NULL */
     char *staging;         /* (STAGING_BYTES) on the host, with a device */
     double busy_ms;
+    _Atomic double since_ms; /* when the transport was called; 0: it is not in a call */
 };
 
 static status connect_ranks(struct comm *comm, const struct comm_config *config)
@@ -102,6 +104,27 @@ int comm_size(const struct comm *comm)
     return comm->size;
 }
 
+static void set_since(struct comm *comm, double ms)
+{
+    atomic_store_explicit(&comm->since_ms, ms, memory_order_relaxed);
+}
+
+static status transport_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max)
+{
+    set_since(comm, clock_ms());
+    status st = comm->transport->reduce(comm->self, first, count, x, n, max);
+    set_since(comm, 0);
+    return st;
+}
+
+static status transport_gather(struct comm *comm, void *out, const void *in, size_t bytes)
+{
+    set_since(comm, clock_ms());
+    status st = comm->transport->gather(comm->self, out, in, bytes);
+    set_since(comm, 0);
+    return st;
+}
+
 /* Piece by piece through the host: an element's sum does not depend on its neighbours. */
 static status reduce_staged(struct comm *comm, int first, int count, float *x, size_t n, int max)
 {
@@ -113,7 +136,7 @@ static status reduce_staged(struct comm *comm, int first, int count, float *x, s
         size_t part = n - at < piece ? n - at : piece;
         st = device_download(comm->device, staging, x + at, part * sizeof(*x));
         if (!st) {
-            st = comm->transport->reduce(comm->self, first, count, staging, part, max);
+            st = transport_reduce(comm, first, count, staging, part, max);
         }
         if (!st) {
             st = device_upload(comm->device, x + at, staging, part * sizeof(*x));
@@ -134,7 +157,7 @@ static status gather_staged(struct comm *comm, char *out, const char *in, size_t
         char *all = comm->staging + piece;
         st = device_download(comm->device, comm->staging, in + at, part);
         if (!st) {
-            st = comm->transport->gather(comm->self, all, comm->staging, part);
+            st = transport_gather(comm, all, comm->staging, part);
         }
         for (size_t r = 0; !st && r < ranks; r++) {
             st = device_upload(comm->device, out + r * bytes + at, all + r * part, part);
@@ -155,7 +178,7 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
     }
     double begin = clock_ms();
     status st = comm->device ? reduce_staged(comm, first, count, x, n, max)
-                             : comm->transport->reduce(comm->self, first, count, x, n, max);
+                             : transport_reduce(comm, first, count, x, n, max);
     comm->busy_ms += clock_ms() - begin;
     return st;
 }
@@ -175,10 +198,18 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
         return copy_alone(comm, out, in, bytes);
     }
     double begin = clock_ms();
-    status st = comm->device ? gather_staged(comm, out, in, bytes)
-                             : comm->transport->gather(comm->self, out, in, bytes);
+    status st =
+        comm->device ? gather_staged(comm, out, in, bytes) : transport_gather(comm, out, in, bytes);
     comm->busy_ms += clock_ms() - begin;
     return st;
+}
+
+double comm_waiting_ms(const struct comm *comm, int *peer)
+{
+    double since = atomic_load_explicit(&comm->since_ms, memory_order_relaxed);
+
+    *peer = comm->transport ? comm->transport->waits_for(comm->self) : 0;
+    return since > 0 ? clock_ms() - since : 0;
 }
 
 double comm_take_ms(struct comm *comm)

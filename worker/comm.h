@@ -63,6 +63,10 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
 /* out (size, bytes) = every rank's `in` (bytes), in rank order. */
 status comm_all_gather(struct comm *comm, void *out, const void *in, size_t bytes);
 
+/* How long the collective in progress takes already, and *peer, whose part it waits for; 0: none is
+ * in progress.  From any thread. */
+double comm_waiting_ms(const struct comm *comm, int *peer);
+
 /* Milliseconds spent in collectives since the last call, which starts the count again. */
 double comm_take_ms(struct comm *comm);
 

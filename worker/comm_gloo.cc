@@ -9,6 +9,7 @@
 #include "worker/comm_transport.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -22,6 +23,8 @@
 
 namespace
 {
+
+constexpr int CONNECT_MS = 10000;
 
 using Buffer = gloo::transport::UnboundBuffer;
 
@@ -95,9 +98,16 @@ struct Group {
     std::vector<uint64_t> sent;     /* messages to each peer so far: names the next one */
     std::vector<uint64_t> received; /* likewise from each peer */
     std::vector<float> staging;
-    std::mutex mutex; /* guards what follows */
+    std::atomic<int> waits_for{0}; /* the peer whose message is awaited */
+    std::mutex mutex;              /* guards what follows */
     std::vector<Buffer *> active;
     bool aborted = false;
+};
+
+/* To or from a peer. */
+struct Message {
+    int peer = 0;
+    Buffer *buffer = nullptr;
 };
 
 /* The buffers of one collective: what abort() wakes, whatever the engine thread waits for. */
@@ -114,30 +124,32 @@ class Exchange
         group_->active.clear();
     }
 
-    Buffer *send(int peer, const void *data, size_t bytes)
+    Message send(int peer, const void *data, size_t bytes)
     {
         Buffer *buffer = make(const_cast<void *>(data), bytes);
         buffer->send(peer, slot(group_->sent[static_cast<size_t>(peer)]++));
-        return buffer;
+        return {peer, buffer};
     }
 
-    Buffer *receive(int peer, void *data, size_t bytes)
+    Message receive(int peer, void *data, size_t bytes)
     {
         Buffer *buffer = make(data, bytes);
         buffer->recv(peer, slot(group_->received[static_cast<size_t>(peer)]++));
-        return buffer;
+        return {peer, buffer};
     }
 
-    static void wait_sent(Buffer *buffer)
+    void wait_sent(const Message &message)
     {
-        if (!buffer->waitSend()) {
+        group_->waits_for = message.peer;
+        if (!message.buffer->waitSend()) {
             throw Aborted();
         }
     }
 
-    static void wait_received(Buffer *buffer)
+    void wait_received(const Message &message)
     {
-        if (!buffer->waitRecv()) {
+        group_->waits_for = message.peer;
+        if (!message.buffer->waitRecv()) {
             throw Aborted();
         }
     }
@@ -180,8 +192,8 @@ void reduce_whole(Group *c, Members m, float *x, size_t n, int max)
     Exchange exchange(c);
     float *others = staging(c, n * (static_cast<size_t>(m.count) + 1));
     float *sum = others + n * static_cast<size_t>(m.count);
-    std::vector<Buffer *> in(static_cast<size_t>(m.count), nullptr);
-    std::vector<Buffer *> out;
+    std::vector<Message> in(static_cast<size_t>(m.count));
+    std::vector<Message> out;
 
     for (int i = 0; i < m.count; i++) {
         if (m.first + i != c->rank) {
@@ -196,8 +208,8 @@ void reduce_whole(Group *c, Members m, float *x, size_t n, int max)
     }
     for (int i = 0; i < m.count; i++) {
         const float *part = x;
-        if (in[static_cast<size_t>(i)]) {
-            Exchange::wait_received(in[static_cast<size_t>(i)]);
+        if (in[static_cast<size_t>(i)].buffer) {
+            exchange.wait_received(in[static_cast<size_t>(i)]);
             part = others + static_cast<size_t>(i) * n;
         }
         if (i == 0) {
@@ -206,8 +218,8 @@ void reduce_whole(Group *c, Members m, float *x, size_t n, int max)
             comm_add(sum, part, n, max);
         }
     }
-    for (Buffer *buffer : out) {
-        Exchange::wait_sent(buffer);
+    for (const Message &message : out) {
+        exchange.wait_sent(message);
     }
     memcpy(x, sum, n * sizeof(float));
 }
@@ -220,8 +232,8 @@ void reduce_own_segment(Group *c, Members m, float *x, size_t n, int max)
     struct comm_part own = comm_part(n, parts, static_cast<size_t>(c->rank - m.first));
     float *others = staging(c, own.count * (parts + 1));
     float *sum = others + own.count * parts;
-    std::vector<Buffer *> in(parts, nullptr);
-    std::vector<Buffer *> out;
+    std::vector<Message> in(parts);
+    std::vector<Message> out;
 
     for (size_t i = 0; i < parts; i++) {
         int peer = m.first + static_cast<int>(i);
@@ -238,8 +250,8 @@ void reduce_own_segment(Group *c, Members m, float *x, size_t n, int max)
     }
     for (size_t i = 0; i < parts; i++) {
         const float *part = x + own.first;
-        if (in[i]) {
-            Exchange::wait_received(in[i]);
+        if (in[i].buffer) {
+            exchange.wait_received(in[i]);
             part = others + i * own.count;
         }
         if (i == 0) {
@@ -248,8 +260,8 @@ void reduce_own_segment(Group *c, Members m, float *x, size_t n, int max)
             comm_add(sum, part, own.count, max);
         }
     }
-    for (Buffer *buffer : out) {
-        Exchange::wait_sent(buffer);
+    for (const Message &message : out) {
+        exchange.wait_sent(message);
     }
     memcpy(x + own.first, sum, own.count * sizeof(float));
 }
@@ -260,8 +272,8 @@ void spread_segments(Group *c, Members m, float *x, size_t n)
     Exchange exchange(c);
     size_t parts = static_cast<size_t>(m.count);
     struct comm_part own = comm_part(n, parts, static_cast<size_t>(c->rank - m.first));
-    std::vector<Buffer *> in;
-    std::vector<Buffer *> out;
+    std::vector<Message> in;
+    std::vector<Message> out;
 
     for (size_t i = 0; i < parts; i++) {
         int peer = m.first + static_cast<int>(i);
@@ -276,19 +288,19 @@ void spread_segments(Group *c, Members m, float *x, size_t n)
             out.push_back(exchange.send(peer, x + own.first, own.count * sizeof(float)));
         }
     }
-    for (Buffer *buffer : in) {
-        Exchange::wait_received(buffer);
+    for (const Message &message : in) {
+        exchange.wait_received(message);
     }
-    for (Buffer *buffer : out) {
-        Exchange::wait_sent(buffer);
+    for (const Message &message : out) {
+        exchange.wait_sent(message);
     }
 }
 
 void gather(Group *c, char *out, const char *in, size_t bytes)
 {
     Exchange exchange(c);
-    std::vector<Buffer *> received;
-    std::vector<Buffer *> sent;
+    std::vector<Message> received;
+    std::vector<Message> sent;
 
     memcpy(out + static_cast<size_t>(c->rank) * bytes, in, bytes);
     for (int peer = 0; peer < c->size; peer++) {
@@ -302,11 +314,11 @@ void gather(Group *c, char *out, const char *in, size_t bytes)
             sent.push_back(exchange.send(peer, in, bytes));
         }
     }
-    for (Buffer *buffer : received) {
-        Exchange::wait_received(buffer);
+    for (const Message &message : received) {
+        exchange.wait_received(message);
     }
-    for (Buffer *buffer : sent) {
-        Exchange::wait_sent(buffer);
+    for (const Message &message : sent) {
+        exchange.wait_sent(message);
     }
 }
 
@@ -331,8 +343,10 @@ void connect(Group *c, const comm_config *config)
     c->received.assign(static_cast<size_t>(c->size), 0);
     c->device = gloo::transport::tcp::CreateDevice(attr);
     c->context = std::make_shared<gloo::rendezvous::Context>(c->rank, c->size);
-    c->context->setTimeout(std::chrono::milliseconds(config->timeout_ms));
+    /* Peers that cannot be reached are given up early: a connection cannot be aborted. */
+    c->context->setTimeout(std::chrono::milliseconds(std::min(config->timeout_ms, CONNECT_MS)));
     c->context->connectFullMesh(store, c->device);
+    c->context->setTimeout(std::chrono::milliseconds(config->timeout_ms));
 }
 
 status gloo_reduce(void *self, int first, int count, float *x, size_t n, int max)
@@ -368,6 +382,11 @@ void gloo_abort(void *self)
     }
 }
 
+int gloo_waits_for(const void *self)
+{
+    return static_cast<const Group *>(self)->waits_for;
+}
+
 void gloo_close(void *self)
 {
     delete static_cast<Group *>(self);
@@ -393,4 +412,5 @@ status comm_gloo_open(void **self, const struct comm_config *config)
     return STATUS_OK;
 }
 
-const struct comm_transport comm_gloo = {gloo_reduce, gloo_gather, gloo_abort, gloo_close};
+const struct comm_transport comm_gloo = {gloo_reduce, gloo_gather, gloo_abort, gloo_waits_for,
+                                         gloo_close};

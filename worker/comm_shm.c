@@ -73,6 +73,7 @@ struct shm {
     uint32_t sent[MAX_RANKS], received[MAX_RANKS];
     uint32_t last_in_slot[SLOTS][MAX_RANKS]; /* the message to each reader that a slot holds */
     _Atomic bool aborted;
+    _Atomic int waits_for;
 };
 
 /* ---- opening ---- */
@@ -278,6 +279,7 @@ static status wait_for(struct shm *shm, int peer, _Atomic uint32_t *counter, uin
         }
         __builtin_ia32_pause();
     }
+    atomic_store_explicit(&shm->waits_for, peer, memory_order_relaxed);
     for (double begin = clock_ms();;) {
         uint32_t seen = atomic_load_explicit(counter, memory_order_acquire);
         if ((int32_t)(seen - least) >= 0) {
@@ -464,4 +466,10 @@ static void shm_abort(void *self)
     atomic_store(&shm->aborted, true);
 }
 
-const struct comm_transport comm_shm = {shm_reduce, shm_gather, shm_abort, shm_close};
+static int shm_waits_for(const void *self)
+{
+    return atomic_load_explicit(&((const struct shm *)self)->waits_for, memory_order_relaxed);
+}
+
+const struct comm_transport comm_shm = {shm_reduce, shm_gather, shm_abort, shm_waits_for,
+                                        shm_close};

@@ -19,7 +19,8 @@ extern "C" {
 struct comm_transport {
     status (*reduce)(void *self, int first, int count, float *x, size_t n, int max);
     status (*gather)(void *self, void *out, const void *in, size_t bytes);
-    void (*abort)(void *self); /* from any thread */
+    void (*abort)(void *self);          /* from any thread */
+    int (*waits_for)(const void *self); /* the last peer whose part was not there; any thread */
     void (*close)(void *self);
 };
 

@@ -35,6 +35,7 @@ struct link {
     struct rpc_stream *stream; /* NULL while there is none */
     uint64_t epoch;            /* of the last assignment; 0: in no group */
     bool left;                 /* the epoch is over: waits for keys end */
+    uint32_t loaded_rank, loaded_size;
     struct comm *comm;
     struct link_event events[LINK_MAX_EVENTS];
     size_t first_event, n_events;
@@ -306,6 +307,10 @@ static void send_hello(struct link *link)
     hello.memory_bytes = link->config.memory_bytes;
     hello.process = (uint32_t)getpid();
     hello.cohort = text(link->config.cohort);
+    pthread_mutex_lock(&link->mutex);
+    hello.loaded_rank = link->loaded_rank;
+    hello.loaded_size = link->loaded_size;
+    pthread_mutex_unlock(&link->mutex);
     if (link->config.fixed_rank >= 0) {
         hello._fixed_rank_case = WINNOW__V1__WORKER_HELLO___FIXED_RANK_FIXED_RANK;
         hello.fixed_rank = (uint32_t)link->config.fixed_rank;
@@ -344,6 +349,14 @@ void link_send_fault(struct link *link, uint64_t epoch, status code)
     m.code = (uint32_t)code;
     m.message = text(failure.text);
     send_message(link, WORKER_FAULT, &m.base);
+}
+
+void link_loaded(struct link *link, uint32_t rank, uint32_t size)
+{
+    pthread_mutex_lock(&link->mutex);
+    link->loaded_rank = rank;
+    link->loaded_size = size;
+    pthread_mutex_unlock(&link->mutex);
 }
 
 void link_count_step(struct link *link)
@@ -469,6 +482,11 @@ static void send_beat(struct link *link)
 
     pthread_mutex_lock(&link->mutex);
     beat.epoch = link->epoch;
+    if (link->comm) {
+        int peer;
+        beat.waiting_ms = comm_waiting_ms(link->comm, &peer);
+        beat.waiting_for = (uint32_t)peer;
+    }
     pthread_mutex_unlock(&link->mutex);
     beat.steps = atomic_load(&link->steps);
     send_message(link, WORKER_BEAT, &beat.base);

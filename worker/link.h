@@ -89,6 +89,10 @@ struct comm_store link_store(struct link *link);
 /* The collectives to abort when the group is left; NULL when they are gone. */
 void link_watch(struct link *link, struct comm *comm);
 
+/* The weights that this worker holds from now on (size 0: none).  A new coordinator is told, which
+ * then gives it the same rank. */
+void link_loaded(struct link *link, uint32_t rank, uint32_t size);
+
 /* To the coordinator.  A message for a broken stream is dropped: the epoch is over anyway. */
 void link_send_ready(struct link *link, uint64_t epoch, const struct link_ready *ready);
 void link_send_result(struct link *link, const uint8_t *packed, size_t bytes);

@@ -1,5 +1,6 @@
 #include "worker/rank.h"
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/plan.h"
 #include "worker/engine.h"
@@ -36,6 +37,7 @@ static void leave_group(struct rank *rank)
 static void unload(struct rank *rank)
 {
     leave_group(rank);
+    link_loaded(rank->link, 0, 0);
     model_close(rank->model);
     rank->model = NULL;
     device_close(rank->device);
@@ -59,6 +61,7 @@ static status load(struct rank *rank, const struct link_assignment *assign)
         return STATUS_OK;
     }
     unload(rank);
+    double begin = clock_ms();
     const struct device_config device = {
         .dtype = dtype, .index = rank->config->device_index, .threads = rank->config->threads};
     status st = device_open(&rank->device, rank->config->backend, &device);
@@ -68,6 +71,11 @@ static status load(struct rank *rank, const struct link_assignment *assign)
     if (!st) {
         st = model_open(&rank->model, rank->device, rank->config->model, (int)assign->rank,
                         (int)assign->size);
+    }
+    if (!st) {
+        link_loaded(rank->link, assign->rank, assign->size);
+        log_info("rank: weights loaded rank=%u size=%u bytes=%llu ms=%.0f", assign->rank,
+                 assign->size, (unsigned long long)rank->model->bytes, clock_ms() - begin);
     }
     rank->dtype = dtype;
     rank->rank = (int)assign->rank;

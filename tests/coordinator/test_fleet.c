@@ -124,6 +124,13 @@ static void join_cohort(struct world *world, int i, const char *cohort, double n
     CHECK_OK(fleet_join(world->fleet, &world->peers[i].worker, &world->peers[i], &hello, now));
 }
 
+static void beat(struct world *world, int i, double waiting_ms, uint32_t waiting_for, double now)
+{
+    struct fleet_beat m = {world->peers[i].assigned.epoch, waiting_ms, waiting_for};
+
+    fleet_beat(world->fleet, world->peers[i].worker, &m, now);
+}
+
 static void say_ready(struct world *world, int i, double now)
 {
     struct peer *peer = &world->peers[i];
@@ -210,6 +217,33 @@ static void test_a_group_is_of_one_cohort(void **state)
     fleet_close(world->fleet);
 }
 
+static void join_loaded(struct world *world, int i, uint32_t rank, uint32_t size)
+{
+    struct fleet_hello hello = hello_of(i);
+
+    hello.loaded_rank = rank;
+    hello.loaded_size = size;
+    CHECK_OK(fleet_join(world->fleet, &world->peers[i].worker, &world->peers[i], &hello, 0));
+}
+
+/* As they come back to a new coordinator, in any order. */
+static void test_workers_get_the_rank_whose_weights_they_hold(void **state)
+{
+    struct world *world = open_world();
+
+    (void)state;
+    join_loaded(world, 0, 1, RANKS);
+    CHECK(fleet_worker_rank(world->peers[0].worker) == 1);
+    join_loaded(world, 1, 0, RANKS);
+    CHECK(world->peers[0].assigned.rank == 1 && world->peers[1].assigned.rank == 0);
+    /* Of another split, or of a rank that is taken: any seat. */
+    join_loaded(world, 2, 1, RANKS + 1);
+    join_loaded(world, 3, 0, RANKS);
+    CHECK(world->peers[2].assigned.rank == 0 && world->peers[3].assigned.rank == 1);
+    CHECK(world->peers[2].assigned.group == 1 && world->peers[3].assigned.group == 1);
+    fleet_close(world->fleet);
+}
+
 static void test_strangers_are_refused_with_a_sentence(void **state)
 {
     struct world *world = open_world();
@@ -292,7 +326,7 @@ static void test_a_silent_worker_is_given_up(void **state)
     struct world *world = open_ready_group();
 
     (void)state;
-    fleet_beat(world->fleet, world->peers[0].worker, 4000);
+    beat(world, 0, 0, 0, 4000);
     fleet_tick(world->fleet, 5001);
     CHECK(world->lost == 0);
     fleet_tick(world->fleet, 5002);
@@ -313,12 +347,41 @@ static void test_a_coordinator_that_stood_still_blames_nobody(void **state)
     now += 20000;
     fleet_tick(world->fleet, now);
     CHECK(world->lost == 0);
-    fleet_beat(world->fleet, world->peers[0].worker, now + 100);
+    beat(world, 0, 0, 0, now + 100);
     for (int i = 0; i < 50; i++) {
         now += 100;
         fleet_tick(world->fleet, now);
     }
     CHECK(world->lost == 1 && world->peers[1].dismissed && !world->peers[0].dismissed);
+    fleet_close(world->fleet);
+}
+
+/* One that computes may take its time; when all wait, nothing will ever come. */
+static void test_a_group_whose_ranks_all_wait_is_given_up(void **state)
+{
+    struct world *world = open_ready_group();
+
+    (void)state;
+    beat(world, 0, 5000, 1, 7000);
+    beat(world, 1, 4999, 0, 7000);
+    fleet_tick(world->fleet, 7001);
+    CHECK(world->lost == 0);
+    beat(world, 0, 5500, 1, 7500);
+    beat(world, 1, 5499, RANKS, 7500); /* of a rank that there is not */
+    fleet_tick(world->fleet, 7501);
+    CHECK(world->lost == 0);
+    beat(world, 1, 5499, 0, 7600);
+    fleet_tick(world->fleet, 7601);
+    CHECK(world->lost == 1 && world->peers[0].leaves == 1 && world->peers[1].leaves == 1);
+    CHECK(strcmp(world->failure.text,
+                 "rank 1 of group 0 (host, process 1) waits for rank 0 since 5.5 s, and no rank "
+                 "goes on: the network between the ranks is cut") == 0);
+    fleet_tick(world->fleet, 7701);
+    CHECK(world->peers[0].assigns == 2);
+    say_ready(world, 0, 7702);
+    say_ready(world, 1, 7702);
+    fleet_tick(world->fleet, 7703); /* what was waited for then does not count any more */
+    CHECK(world->ready == 2 && world->lost == 1);
     fleet_close(world->fleet);
 }
 
@@ -399,12 +462,14 @@ int main(void)
         cmocka_unit_test(test_a_group_forms_when_its_seats_are_taken),
         cmocka_unit_test(test_a_fixed_rank_is_honoured),
         cmocka_unit_test(test_a_group_is_of_one_cohort),
+        cmocka_unit_test(test_workers_get_the_rank_whose_weights_they_hold),
         cmocka_unit_test(test_strangers_are_refused_with_a_sentence),
         cmocka_unit_test(test_store_entries_reach_every_rank_of_the_group),
         cmocka_unit_test(test_a_lost_rank_is_named_and_its_replacement_forms_the_next_epoch),
         cmocka_unit_test(test_a_replacement_that_came_early_moves_to_the_free_seat),
         cmocka_unit_test(test_a_silent_worker_is_given_up),
         cmocka_unit_test(test_a_coordinator_that_stood_still_blames_nobody),
+        cmocka_unit_test(test_a_group_whose_ranks_all_wait_is_given_up),
         cmocka_unit_test(test_a_fault_ends_the_epoch_and_the_group_forms_again_later),
         cmocka_unit_test(test_a_rank_that_blames_its_peers_yields_to_the_one_that_died),
         cmocka_unit_test(test_the_status_tells_who_is_there_and_who_was),

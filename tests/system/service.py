@@ -193,8 +193,10 @@ class Service(Client):
     """
 
     def __init__(self, model, workers=1, dtype=None, options=(), build=None, wait=True, env=None,
-                 credentials=None):
+                 credentials=None, prefix=()):
         self.credentials = credentials
+        # setpriv: the coordinator gets SIGTERM when this program dies, however it dies
+        self.prefix = [*prefix, "setpriv", "--pdeathsig", "TERM", "--"]
         self.program = Path(build or BUILD) / "bin" / "winnow-coordinator"
         self.command = [str(self.program), "--model", str(model), "--listen", "127.0.0.1:0",
                         "--local-workers", str(workers), "--tp", str(workers), *map(str, options)]
@@ -206,8 +208,7 @@ class Service(Client):
         self.log = tempfile.TemporaryFile(mode="w+", prefix="winnow-log-")
 
     def __enter__(self):
-        # setpriv: the coordinator gets SIGTERM when this program dies, however it dies
-        self.process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *self.command],
+        self.process = subprocess.Popen([*self.prefix, *self.command],
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=self.log, text=True, env=self.env)
         try:

@@ -1,113 +1,186 @@
-"""Workers and coordinators that die, stop or are cut off, while models load, in prefill and in
-decode: what runs ends or runs again within a bounded time, and everything is served again."""
+"""Workers and coordinators that die or stop, in prefill and in decode: what runs ends or runs again
+within a bounded time, and everything is served again.  Cut networks: test_partitions.py."""
 import os
 import signal
-import threading
+import socket
 import time
 
 import pytest
 
-from service import MODELS, SERVING, Service, api, full, grpc, prompt, sampling
+from faults import (DETECTED_S, FORMED_S, OPTIONS, Call, Worker, await_log, learn, serves_right,
+                    short_answer, start_in)
+from service import MODELS, NOT_SERVING, SERVING, Service, api, full, prompt, sampling
 
 NEEDLE = MODELS / "needle-tiny"
-HEARTBEAT_S = 2
-# A silent rank is lost HEARTBEAT_S after its last message, which is up to 0.5 s old; the coordinator
-# looks every 50 ms.  The rest is for a busy machine.
-DETECTED_S = HEARTBEAT_S + 3
-FORMED_S = 60
-OPTIONS = ["--heartbeat-timeout-ms", str(HEARTBEAT_S * 1000)]
-
-
-class Call:
-    """A request that is read on a thread of its own."""
-
-    def __init__(self, service, **fields):
-        self.tokens, self.phases, self.error, self.done = [], [], None, None
-        self.ended_at = None
-        self.changed = threading.Condition()
-        self.stream = service.inference.Generate(api.GenerateRequest(**fields), timeout=300)
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self):
-        try:
-            for response in self.stream:
-                with self.changed:
-                    if response.WhichOneof("event") == "progress":
-                        self.phases.append(response.progress.phase)
-                    elif response.WhichOneof("event") == "tokens":
-                        self.tokens += response.tokens.ids
-                    else:
-                        self.done = response.done
-                    self.changed.notify_all()
-        except grpc.RpcError as error:
-            self.error = error
-        with self.changed:
-            self.ended_at = time.monotonic()
-            self.changed.notify_all()
-
-    def wait(self, condition, timeout=60):
-        with self.changed:
-            assert self.changed.wait_for(lambda: condition(self) or self.ended_at, timeout)
-            assert condition(self), f"ended early: {self.error} after {self.tokens}"
-
-    def wait_for_phase(self, phase):
-        """Of a request that is to be disturbed there."""
-        if phase == "prefill":
-            self.wait(lambda call: api.PHASE_PREFILL in call.phases)
-            assert not self.tokens
-        else:
-            self.wait(lambda call: len(call.tokens) >= 3)
-
-    def wait_for_end(self, timeout):
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.ended_at, timeout), "the request hangs"
+PHASES = ["prefill", "decode"]
 
 
 @pytest.fixture(scope="module")
-def disturbed(needle_cases):
-    """Two local workers that are killed and stopped, and tell of it soon."""
+def local(needle_cases):
+    """Two local workers that are killed and stopped."""
     with Service(NEEDLE, workers=2, dtype="float32", options=OPTIONS) as service:
-        service.long = service.tokenize(needle_cases[16384][0]["prompt"])
-        service.short = service.tokenize(needle_cases[1024][0]["prompt"])
-        service.solo = service.generate(**prompt(ids=service.short), sampling=sampling(max_tokens=200),
-                                        compression=full()).ids
-        yield service
+        yield learn(service, needle_cases)
 
 
-def start_in(service, phase):
-    """A request that is in that phase now."""
-    ids, tokens = (service.long, 8) if phase == "prefill" else (service.short, 3000)
-    call = Call(service, **prompt(ids=ids), sampling=sampling(max_tokens=tokens), compression=full())
-    call.wait_for_phase(phase)
-    return call
-
-
-def serves_right(service):
-    """Back, and with the same tokens as before."""
-    service.wait_for_health(SERVING, FORMED_S)
-    answer = service.generate(**prompt(ids=service.short), sampling=sampling(max_tokens=200),
-                              compression=full())
-    return answer.ids == service.solo and not any(service.pages_used())
-
-
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_killed_worker(disturbed, number, phase):
+def test_a_killed_worker(local, number, phase):
     """In prefill the request runs again; in decode it fails and names the rank and the cause."""
-    call = start_in(disturbed, phase)
-    before = disturbed.workers()
+    call = start_in(local, phase)
+    before = local.workers()
     os.kill(before[number], signal.SIGKILL)
-    killed = time.monotonic()
     if phase == "prefill":
-        call.wait(lambda call: call.phases[-1] == api.PHASE_QUEUED, timeout=DETECTED_S)
-        call.wait_for_end(120)
-        assert call.done and len(call.tokens) == 8, call.error
+        call.waits_again(timeout=2)
+        assert len(call.completes()) == 8
     else:
-        call.wait_for_end(DETECTED_S)
-        assert call.error.code() == grpc.StatusCode.UNAVAILABLE
-        assert f"process {before[number]}) was killed by signal 9" in call.error.details()
-        assert call.ended_at - killed < 2
-    assert serves_right(disturbed)
-    after = disturbed.workers()
+        assert f"process {before[number]}) was killed by signal 9" in call.fails(timeout=2)
+    serves_right(local)
+    after = local.workers()
     assert before[number] not in after and before[1 - number] in after
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_stopped_worker(local, phase):
+    """It is lost by the heartbeat limit, killed, and replaced; the other one stays."""
+    call = start_in(local, phase)
+    before = local.workers()
+    os.kill(before[1], signal.SIGSTOP)
+    if phase == "prefill":
+        call.waits_again(timeout=DETECTED_S)
+        assert len(call.completes()) == 8
+    else:
+        reason = call.fails(timeout=DETECTED_S)
+        assert f"process {before[1]}) sent nothing for" in reason
+    serves_right(local)
+    after = local.workers()
+    assert before[1] not in after and before[0] in after
+
+
+def test_a_coordinator_that_is_stopped_for_a_while_loses_nothing(local):
+    call = start_in(local, "decode")
+    os.kill(local.process.pid, signal.SIGSTOP)
+    time.sleep(DETECTED_S)
+    os.kill(local.process.pid, signal.SIGCONT)
+    assert len(call.completes()) == 1500
+    serves_right(local)
+    assert "stood still for" in local.log_text()
+
+
+def test_other_groups_do_not_notice(needle_cases):
+    """Three groups of one rank decode; each of two loses its worker, one after the other."""
+    options = [*OPTIONS, "--tp", "1"]
+    with Service(NEEDLE, workers=3, dtype="float32", options=options) as service:
+        learn(service, needle_cases)
+        await_log(service.log_text, "fleet: group ready", count=3)
+        calls = [start_in(service, "decode") for _ in range(3)]
+        running = [group.running_requests for group in service.status().groups]
+        assert running == [1, 1, 1]
+        workers = service.workers()
+        os.kill(workers[0], signal.SIGKILL)
+        os.kill(workers[1], signal.SIGSTOP)
+        for call in calls:
+            call.wait_for_end(120)
+        assert sorted(bool(call.done) for call in calls) == [False, False, True]
+        assert service.check() == SERVING, "and the service never stopped"
+        assert "service: not ready" not in service.log_text()
+        await_log(service.log_text, "fleet: group ready", count=5)
+        assert short_answer(service) == service.solo
+        assert workers[2] in service.workers()
+
+
+# ---- workers that are no children ----
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+class Cluster:
+    """A coordinator on fixed ports, which can come back, and workers that are not its children."""
+
+    def __init__(self, workers=2):
+        self.worker_address = f"127.0.0.1:{free_port()}"
+        self.listen = f"127.0.0.1:{free_port()}"
+        self.workers = [Worker(NEEDLE, self.worker_address) for _ in range(workers)]
+        self.service = None
+
+    def coordinator(self):
+        """Starts it, for the first time or again."""
+        service = Service(NEEDLE, workers=0, dtype="float32", wait=False, options=[
+            *OPTIONS, "--tp", "2", "--listen", self.listen, "--worker-listen",
+            self.worker_address])
+        if self.service:
+            for known in ("long", "short", "solo"):
+                setattr(service, known, getattr(self.service, known))
+        self.service = service.__enter__()
+        return self.service
+
+    def __enter__(self):
+        self.coordinator().wait_for_health(SERVING, FORMED_S)
+        return self
+
+    def __exit__(self, kind, *_):
+        codes = [worker.stop() for worker in self.workers]
+        self.service.__exit__(kind, None, None)
+        if kind is None:
+            assert all(code in (0, -signal.SIGKILL) for code in codes), codes
+
+
+@pytest.fixture(scope="module")
+def cluster(needle_cases):
+    with Cluster() as cluster:
+        learn(cluster.service, needle_cases)
+        yield cluster
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_killed_coordinator_comes_back_to_its_workers(cluster, phase):
+    """The workers keep their weights and serve as soon as it is back at the same address."""
+    loads = [worker.loads() for worker in cluster.workers]
+    call = start_in(cluster.service, phase)
+    cluster.service.process.kill()
+    call.fails(timeout=5)
+    cluster.service.stop()
+    begin = time.monotonic()
+    serves_right(cluster.coordinator(), timeout=20)
+    print(f"ready {time.monotonic() - begin:.1f} s after its start")
+    assert [worker.loads() for worker in cluster.workers] == loads
+
+
+def test_a_rank_of_an_old_epoch_does_no_harm(cluster):
+    """It is stopped in decode, replaced by a third worker, and goes on in the middle of the next
+    request: what it still says is of an epoch that is over."""
+    service = cluster.service
+    cluster.workers.append(Worker(NEEDLE, cluster.worker_address))
+    await_log(service.log_text, rf"worker joined .*process={cluster.workers[2].pid}")
+    loads = [worker.loads() for worker in cluster.workers[:2]]
+    call = start_in(service, "decode")
+    cluster.workers[1].signal(signal.SIGSTOP)
+    reason = call.fails(timeout=DETECTED_S)
+    assert f"process {cluster.workers[1].pid}) sent nothing for" in reason
+    serves_right(service)
+    call = start_in(service, "decode")
+    cluster.workers[1].signal(signal.SIGCONT)
+    assert len(call.completes()) == 1500
+    await_log(service.log_text, rf"worker joined .*process={cluster.workers[1].pid}", count=2)
+    serves_right(service)
+    assert [worker.loads() for worker in cluster.workers[:2]] == loads
+    assert cluster.workers[2].loads() == 1
+
+
+def test_requests_do_not_wait_for_ever_for_a_lost_group(needle_cases):
+    with Service(NEEDLE, workers=0, dtype="float32", wait=False, options=[
+            *OPTIONS, "--worker-listen", "127.0.0.1:0", "--tp", "1", "--reform-timeout-ms",
+            "1500"]) as service:
+        await_log(service.log_text, r"worker plane listens on 127.0.0.1:\d+")
+        port = service.log_text().split("worker plane listens on 127.0.0.1:")[1].split()[0]
+        worker = Worker(NEEDLE, f"127.0.0.1:{port}")
+        service.wait_for_health(SERVING, FORMED_S)
+        learn(service, needle_cases)
+        call = start_in(service, "prefill")
+        worker.signal(signal.SIGKILL)
+        reason = call.fails(timeout=5)
+        assert "closed its connection, and no worker group was ready again within 1.5 s" in reason
+        assert service.check() == NOT_SERVING
+        worker.stop()

@@ -1,3 +1,4 @@
+#include "common/clock.h"
 #include "tests/check.h"
 #include "tests/worker/helpers_group.h"
 #include "worker/comm.h"
@@ -95,9 +96,17 @@ static void test_gather_is_in_rank_order(void **state)
     group_run(4, gather_and_compare, NULL);
 }
 
+/* As soon as the other thread is seen to wait, for the rank that is missing. */
 static void *abort_soon(void *argument)
 {
-    nanosleep(&(struct timespec){.tv_nsec = 50 * 1000 * 1000}, NULL);
+    double begin = clock_ms();
+    int peer = -1;
+
+    while (comm_waiting_ms(argument, &peer) < 30) {
+        CHECK(clock_ms() - begin < 60000);
+        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000 * 1000}, NULL);
+    }
+    CHECK(peer == 1);
     comm_abort(argument);
     return NULL;
 }
@@ -111,9 +120,11 @@ static status wait_for_nobody(struct comm *comm, void *context)
     if (comm_rank(comm) == 0) {
         pthread_t thread;
         float x = 1;
+        int peer;
         CHECK(pthread_create(&thread, NULL, abort_soon, comm) == 0);
         st = comm_all_reduce(comm, &x, 1);
         pthread_join(thread, NULL);
+        CHECK(comm_waiting_ms(comm, &peer) == 0);
         if (st != STATUS_UNAVAILABLE || !strstr(status_text(), "aborted")) {
             st = status_fail(STATUS_INTERNAL, "the abort was not noticed");
         } else {

@@ -272,11 +272,16 @@ static void test_a_worker_comes_back_to_a_new_coordinator(void **state)
     expect(&c, 0, WORKER_HELLO);
     say_assign(&c, 1);
     next(link, LINK_ASSIGN);
+    link_loaded(link, 1, 2);
     int port = rpc_server_port(c.server);
     stop(&c);
     next(link, LINK_LEAVE);
     start(&c, port);
-    expect(&c, 1, WORKER_HELLO);
+    const struct seen *seen = expect(&c, 1, WORKER_HELLO);
+    Winnow__V1__WorkerHello *hello =
+        winnow__v1__worker_hello__unpack(NULL, seen->bytes, seen->payload);
+    CHECK(hello && hello->loaded_rank == 1 && hello->loaded_size == 2);
+    winnow__v1__worker_hello__free_unpacked(hello, NULL);
     say_assign(&c, 2);
     CHECK(next(link, LINK_ASSIGN).assign.epoch == 2);
     end(&c, link);
