@@ -24,7 +24,7 @@
 namespace
 {
 
-constexpr int CONNECT_MS = 10000;
+constexpr int CONNECT_MS = 2000; /* gloo waits five times as long */
 
 using Buffer = gloo::transport::UnboundBuffer;
 
@@ -93,6 +93,7 @@ class RelayedStore : public gloo::rendezvous::Store
 struct Group {
     int rank = 0;
     int size = 1;
+    std::chrono::milliseconds timeout{0}; /* of one message */
     std::shared_ptr<gloo::transport::Device> device;
     std::shared_ptr<gloo::rendezvous::Context> context;
     std::vector<uint64_t> sent;     /* messages to each peer so far: names the next one */
@@ -141,7 +142,7 @@ class Exchange
     void wait_sent(const Message &message)
     {
         group_->waits_for = message.peer;
-        if (!message.buffer->waitSend()) {
+        if (!message.buffer->waitSend(group_->timeout)) {
             throw Aborted();
         }
     }
@@ -149,7 +150,7 @@ class Exchange
     void wait_received(const Message &message)
     {
         group_->waits_for = message.peer;
-        if (!message.buffer->waitRecv()) {
+        if (!message.buffer->waitRecv(group_->timeout)) {
             throw Aborted();
         }
     }
@@ -346,7 +347,6 @@ void connect(Group *c, const comm_config *config)
     /* Peers that cannot be reached are given up early: a connection cannot be aborted. */
     c->context->setTimeout(std::chrono::milliseconds(std::min(config->timeout_ms, CONNECT_MS)));
     c->context->connectFullMesh(store, c->device);
-    c->context->setTimeout(std::chrono::milliseconds(config->timeout_ms));
 }
 
 status gloo_reduce(void *self, int first, int count, float *x, size_t n, int max)
@@ -403,6 +403,7 @@ status comm_gloo_open(void **self, const struct comm_config *config)
     }
     c->rank = config->rank;
     c->size = config->size;
+    c->timeout = std::chrono::milliseconds(config->timeout_ms);
     status st = guarded(c, "joining the group", [&] { connect(c, config); });
     if (st) {
         delete c;

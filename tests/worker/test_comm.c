@@ -146,6 +146,24 @@ static void test_an_abort_frees_a_rank_that_waits(void **state)
     pthread_barrier_destroy(&done);
 }
 
+/* The time for a collective is not the short one for connecting. */
+static status come_late(struct comm *comm, void *context)
+{
+    float x = 1;
+
+    (void)context;
+    if (comm_rank(comm) == 1) {
+        nanosleep(&(struct timespec){.tv_sec = 2, .tv_nsec = 500 * 1000 * 1000}, NULL);
+    }
+    return comm_all_reduce(comm, &x, 1);
+}
+
+static void test_a_late_rank_is_waited_for(void **state)
+{
+    (void)state;
+    group_run(2, come_late, NULL);
+}
+
 static status leave_at_once(struct comm *comm, void *context)
 {
     float x = 1;
@@ -238,6 +256,7 @@ int main(void)
         ON_BOTH(test_gather_is_in_rank_order),
         ON_BOTH(test_an_abort_frees_a_rank_that_waits),
         ON_BOTH(test_a_lost_peer_fails_the_others),
+        cmocka_unit_test_setup(test_a_late_rank_is_waited_for, over_tcp),
         ON_BOTH(test_many_messages_of_unequal_groups_keep_their_order),
         cmocka_unit_test(test_ranks_agree_on_the_transport),
     };
