@@ -56,11 +56,31 @@ static bool start_next_layer(struct slices *it)
     return true;
 }
 
-/* Sets the chunk that starts at `begin`, of `total` rows. */
-static void set_chunk(struct slice *slice, int begin, int total)
+/* Of the linear layers, for one row. */
+static double key_work(const struct model_config *config)
 {
+    return 4.0 * config->hidden * config->head_dim * config->kv_heads;
+}
+
+static double query_work(const struct model_config *config)
+{
+    return 4.0 * config->hidden * config->head_dim * config->query_heads +
+           6.0 * config->hidden * config->intermediate;
+}
+
+/* Sets the chunk that starts at `begin`, of `total` rows. */
+static void set_chunk(struct slices *it, int begin, int total)
+{
+    double most = SLICE_MOST_WORK * SLICE_ROWS * (key_work(it->config) + query_work(it->config));
+    struct slice *slice = &it->next;
+    int rows = SLICE_ROWS;
+
     slice->begin = begin;
-    slice->end = total - begin < SLICE_ROWS ? total : begin + SLICE_ROWS;
+    slice->end = total - begin < rows ? total : begin + rows;
+    while (rows > SLICE_LEAST_ROWS && slice_work(it->config, slice) > most) {
+        rows /= 2;
+        slice->end = total - begin < rows ? total : begin + rows;
+    }
     slice->last_keys = slice->kind != SLICE_QUERIES && slice->end == total;
 }
 
@@ -70,7 +90,7 @@ void slices_begin(struct slices *it, const struct method_params *params,
     assert(n_prompt > 0);
     *it = (struct slices){.params = params, .config = config, .n_prompt = n_prompt};
     start_first_layer(it);
-    set_chunk(&it->next, 0, n_prompt);
+    set_chunk(it, 0, n_prompt);
 }
 
 static void step(struct slices *it)
@@ -79,12 +99,12 @@ static void step(struct slices *it)
     int total = next->kind == SLICE_QUERIES ? next->chosen : next->rows;
 
     if (next->end < total) {
-        set_chunk(next, next->end, total);
+        set_chunk(it, next->end, total);
     } else if (next->kind == SLICE_KEYS && !next->filter) {
         next->kind = SLICE_QUERIES;
-        set_chunk(next, 0, next->chosen);
+        set_chunk(it, 0, next->chosen);
     } else if (start_next_layer(it)) {
-        set_chunk(next, 0, next->rows);
+        set_chunk(it, 0, next->rows);
     } else {
         next->end = 0;
     }
@@ -117,11 +137,8 @@ static double attention_pairs(const struct slice *slice)
 
 double slice_work(const struct model_config *config, const struct slice *slice)
 {
-    double hidden = config->hidden;
     double head = config->head_dim;
-    double keys = 4.0 * hidden * head * config->kv_heads;
-    double queries =
-        4.0 * hidden * head * config->query_heads + 6.0 * hidden * config->intermediate;
+    double keys = key_work(config);
     double n = slice->end - slice->begin;
     double work = 0;
 
@@ -129,7 +146,7 @@ double slice_work(const struct model_config *config, const struct slice *slice)
         work += slice->filter && slice->kind == SLICE_KEYS ? n * keys / 2 : n * keys;
     }
     if (slice->kind != SLICE_KEYS) {
-        work += n * queries + 4.0 * attention_pairs(slice) * head * config->query_heads;
+        work += n * query_work(config) + 4.0 * attention_pairs(slice) * head * config->query_heads;
     }
     return work;
 }

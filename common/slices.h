@@ -6,9 +6,13 @@
  * last row is needed) the keys of all rows come first, then the choice, then the queries of
  * the chosen rows: that is exact, and the dropped rows cost no attention, projection or MLP.
  *
- * The chunk boundaries depend on the prompt's length and method alone, so a row is computed
- * in the same company whatever else the server is doing.  Coordinator and worker walk the
- * same sequence of slices, so a plan only says how many to advance.
+ * A chunk has SLICE_ROWS rows.  Where attention over all earlier rows makes that more than
+ * SLICE_MOST_WORK times what the linear layers alone need for so many rows, it has half of them,
+ * a quarter, and so on, so that deep in a long prompt a slice is still a short time.
+ *
+ * The chunk boundaries depend on the model, the prompt's length and its method alone, so a row is
+ * computed in the same company whatever else the server is doing.  Coordinator and worker walk
+ * the same sequence of slices, so a plan only says how many to advance.
  *
  * GEMFILTER goes over the layers twice.  Its filter pass computes the layers below the filter
  * layer for the whole prompt, and that layer's keys; the choice follows the last of them, and
@@ -20,7 +24,11 @@
 
 #include "common/method.h"
 
-enum { SLICE_ROWS = 512 }; /* rows of a chunk, the last one excepted */
+enum {
+    SLICE_ROWS = 512,      /* rows of a chunk at most */
+    SLICE_LEAST_ROWS = 32, /* at least, the last one excepted */
+    SLICE_MOST_WORK = 8,   /* times the linear layers of SLICE_ROWS rows */
+};
 
 enum slice_kind {
     SLICE_WHOLE,   /* keys, values and queries of rows [begin, end) */

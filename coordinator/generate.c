@@ -122,15 +122,16 @@ static void on_done(struct request *request, const struct request_done *done)
         st = frontend_reply_done(&packed, &final, stop);
     }
     send_or_fail(exchange, st, &packed);
-    log_info("generate: sample done id=\"%s\" handle=%llu method=%s prompt=%u tokens=%u kept=%llu "
-             "queue_ms=%.1f prefill_ms=%.1f scoring_ms=%.1f ttft_ms=%.1f decode_ms=%.1f "
-             "collective_ms=%.1f total_ms=%.1f",
-             request->request_id, (unsigned long long)request->handle,
-             method_name(request->params.method), done->usage.prompt_tokens,
-             done->usage.completion_tokens, (unsigned long long)done->usage.kv_bytes,
-             done->timing.queue_ms, done->timing.prefill_ms, done->timing.scoring_ms,
-             done->timing.ttft_ms, done->timing.decode_ms, done->timing.collective_ms,
-             done->timing.total_ms);
+    log_info(
+        "generate: sample done id=\"%s\" handle=%llu method=%s prompt=%u tokens=%u kept=%llu "
+        "queue_ms=%.1f prefill_ms=%.1f scoring_ms=%.1f beside_ms=%.1f ttft_ms=%.1f decode_ms=%.1f "
+        "collective_ms=%.1f total_ms=%.1f",
+        request->request_id, (unsigned long long)request->handle,
+        method_name(request->params.method), done->usage.prompt_tokens,
+        done->usage.completion_tokens, (unsigned long long)done->usage.kv_bytes,
+        done->timing.queue_ms, done->timing.prefill_ms, done->timing.scoring_ms,
+        done->timing.beside_ms, done->timing.ttft_ms, done->timing.decode_ms,
+        done->timing.collective_ms, done->timing.total_ms);
 }
 
 static void on_ended(struct request *request, const struct failure *failure, int64_t retry_after_ms)

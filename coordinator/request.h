@@ -63,6 +63,7 @@ struct request_timing {
     double total_ms;
     double collective_ms; /* of rank 0, in the steps that this request took part in */
     double scoring_ms;    /* of rank 0, in this request's prefill: the share of its method */
+    double beside_ms;     /* of rank 0, likewise: decode steps of others between its slices */
 };
 
 struct trace_head {

@@ -101,6 +101,7 @@ static void sequence_report_end(struct scheduler *s, struct sequence *sequence, 
         .timing.total_ms = now - request->arrived_ms,
         .timing.collective_ms = sequence->collective_ms,
         .timing.scoring_ms = sequence->scoring_ms,
+        .timing.beside_ms = sequence->beside_ms,
     };
 
     s->config.sink.done(s->config.sink.context, job->user, &done);

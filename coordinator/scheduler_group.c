@@ -326,8 +326,8 @@ static void group_reset(const struct scheduler *s, struct group *group)
     group->n_release = 0;
     group->n_flights = 0;
     group->number = 1;
-    group->work_per_ms = 0;
-    group->decode_ms = 0;
+    group->ms_per_work = (struct estimate){0};
+    group->decode_ms = (struct estimate){0};
     group->n_free_slots = n;
     for (uint32_t i = 0; i < n; i++) {
         group->free_slots[i] = n - 1 - i;

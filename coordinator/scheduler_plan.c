@@ -2,10 +2,17 @@
 #include "coordinator/scheduler_state.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 /* How quickly measured speeds follow: the weight of the newest step. */
 #define SMOOTHING 0.3
+
+/* What is unlikely to be exceeded. */
+static double cautious(const struct estimate *estimate)
+{
+    return estimate->mean + estimate->deviation;
+}
 
 static struct flight *flight_of(const struct scheduler *s, struct group *group, uint64_t number)
 {
@@ -91,11 +98,20 @@ static double prefill_ms(const struct scheduler *s, const struct group *group,
                          const struct plan *plan)
 {
     double target = s->config.itl_target_ms;
+    double decode_ms = cautious(&group->decode_ms);
 
     if (plan->n_decode == 0) {
         return target / 2;
     }
-    return group->decode_ms < target * 3 / 4 ? target - group->decode_ms : target / 4;
+    return decode_ms < target * 3 / 4 ? target - decode_ms : target / 4;
+}
+
+/* The work that fits this time; nothing before the speed is known. */
+static double work_in(const struct group *group, double ms)
+{
+    double ms_per_work = cautious(&group->ms_per_work);
+
+    return ms_per_work > 0 ? ms / ms_per_work : 0;
 }
 
 /* The next slices of one prompt, as many as fit the time; at least one. */
@@ -105,7 +121,7 @@ static void plan_prefill(struct scheduler *s, struct group *group, struct plan *
     struct prompt *prompt = next_prompt(group);
     struct job *job = prompt->job;
     struct sequence *sequence = &job->sequences[job->next_sample];
-    double most = prefill_ms(s, group, plan) * group->work_per_ms;
+    double most = work_in(group, prefill_ms(s, group, plan));
     struct slice slice = {0};
 
     if (!sequence->begin_plan) {
@@ -184,9 +200,15 @@ bool scheduler_next_plan(struct scheduler *s, uint32_t *index, struct plan *plan
 
 /* ---- results in ---- */
 
-static void smooth(double *mean, double value)
+static void learn(struct estimate *estimate, double value)
 {
-    *mean = *mean > 0 ? (1 - SMOOTHING) * *mean + SMOOTHING * value : value;
+    if (estimate->mean > 0) {
+        double off = fabs(value - estimate->mean);
+        estimate->deviation += SMOOTHING * (off - estimate->deviation);
+        estimate->mean += SMOOTHING * (value - estimate->mean);
+    } else {
+        estimate->mean = value;
+    }
 }
 
 /* Learns how long slices and decode steps take here. */
@@ -196,10 +218,10 @@ static void measure(struct group *group, const struct flight *flight,
     double slices_ms = result->compute_ms - result->decode_ms;
 
     if (flight->work > 0 && slices_ms > 0) {
-        smooth(&group->work_per_ms, flight->work / slices_ms);
+        learn(&group->ms_per_work, slices_ms / flight->work);
     }
     if (flight->decodes && result->decode_ms > 0) {
-        smooth(&group->decode_ms, result->decode_ms);
+        learn(&group->decode_ms, result->decode_ms);
     }
 }
 
@@ -363,6 +385,7 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
     if (flight.advanced) {
         flight.advanced->collective_ms += result->collective_ms;
         flight.advanced->scoring_ms += result->scoring_ms;
+        flight.advanced->beside_ms += result->decode_ms;
     }
     for (uint32_t i = 0; i < result->n_tokens; i++) {
         const struct result_token *token = &result->tokens[i];

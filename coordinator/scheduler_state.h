@@ -30,6 +30,7 @@ struct sequence {
     double first_token_ms; /* time; 0: none yet */
     double collective_ms;
     double scoring_ms;
+    double beside_ms; /* decode steps in the plans of its slices */
 };
 
 struct job {
@@ -74,6 +75,12 @@ struct flight {
     bool decodes;
 };
 
+/* What is measured again and again. */
+struct estimate {
+    double mean; /* 0: never measured */
+    double deviation;
+};
+
 struct group {
     uint32_t index;
     bool ready;
@@ -95,8 +102,8 @@ struct group {
     uint32_t n_free_slots, n_release;
     struct flight flights[SCHEDULER_MAX_LOOK_AHEAD]; /* by plan number */
     uint32_t n_flights;
-    double work_per_ms; /* measured; 0: not yet */
-    double decode_ms;   /* of a decode step, likewise */
+    struct estimate ms_per_work; /* of slices */
+    struct estimate decode_ms;   /* of a decode step */
     /* Made when the group is ready for the first time. */
     struct sequence **slots; /* [max_sequences]; NULL: free */
     uint32_t *free_slots;

@@ -31,13 +31,30 @@ static struct method_params fastkv(int tsp_layer, double tsp_rate)
     return params;
 }
 
-/* One chunk after the other, each full but the last. */
+/* What a slice may cost: so many rows of the linear layers. */
+static double most_work(void)
+{
+    const struct slice first = {.kind = SLICE_WHOLE, .end = 1, .rows = 1, .chosen = 1};
+    double attention_of_one_row = 4.0 * config.head_dim * config.query_heads;
+
+    return SLICE_MOST_WORK * SLICE_ROWS * (slice_work(&config, &first) - attention_of_one_row);
+}
+
+/* One chunk after the other; each but the last has as many rows as its work allows. */
 static void check_chunk(const struct slice *slice, int total, int *next)
 {
+    int rows = slice->end - slice->begin;
+    struct slice twice = *slice;
+
     assert_int_equal(slice->begin, *next);
-    CHECK(slice->end > slice->begin && slice->end <= total);
-    CHECK(slice->end - slice->begin == SLICE_ROWS || slice->end == total);
-    assert_int_equal(slice->begin % SLICE_ROWS, 0);
+    CHECK(rows > 0 && slice->end <= total);
+    CHECK(rows <= SLICE_LEAST_ROWS || slice_work(&config, slice) <= most_work());
+    if (slice->end < total) {
+        CHECK(rows >= SLICE_LEAST_ROWS && rows <= SLICE_ROWS && (rows & (rows - 1)) == 0);
+        assert_int_equal(slice->begin % rows, 0);
+        twice.end = slice->begin + 2 * rows < total ? slice->begin + 2 * rows : total;
+        CHECK(rows == SLICE_ROWS || slice_work(&config, &twice) > most_work());
+    }
     *next = slice->end == total ? 0 : slice->end;
 }
 
@@ -103,6 +120,23 @@ static void test_every_row_of_a_full_prompt_is_covered_exactly_once(void **state
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
         check_prompt(&params, lengths[i]);
     }
+}
+
+static void test_chunks_shrink_where_attention_outweighs_the_rest(void **state)
+{
+    struct method_params params = full();
+    struct slices it;
+    struct slice slice;
+    int rows[2] = {0};
+
+    (void)state;
+    slices_begin(&it, &params, &config, 131072);
+    for (int i = 0; slices_next(&it, &slice) && slice.layer == 0; i++) {
+        rows[0] = i == 0 ? slice.end - slice.begin : rows[0];
+        CHECK(i == 0 || slice.end - slice.begin <= rows[1]);
+        rows[1] = slice.end - slice.begin;
+    }
+    CHECK(rows[0] == SLICE_ROWS && rows[1] == SLICE_LEAST_ROWS);
 }
 
 static void test_rows_dropped_by_fastkv_get_keys_but_no_queries(void **state)
@@ -301,6 +335,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_row_of_a_full_prompt_is_covered_exactly_once),
+        cmocka_unit_test(test_chunks_shrink_where_attention_outweighs_the_rest),
         cmocka_unit_test(test_rows_dropped_by_fastkv_get_keys_but_no_queries),
         cmocka_unit_test(test_a_fastkv_prompt_is_cut_as_drawn),
         cmocka_unit_test(test_a_gemfilter_prompt_passes_twice),
