@@ -27,7 +27,7 @@ static uint64_t head_pages(const struct scheduler *s, const uint32_t *pages)
 void group_changed(struct scheduler *s, struct group *group)
 {
     heap_remove(&s->open, &group->open);
-    if (group->ready && group->n_prompts < PLAN_MAX_PROMPTS) {
+    if (group->ready && group->n_prompts < PLAN_MAX_PROMPTS && group->n_free_slots > 0) {
         group->open.key = -(int64_t)head_pages(s, group->free);
         group->open.tie = group->index;
         heap_insert(&s->open, &group->open);

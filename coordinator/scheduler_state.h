@@ -86,7 +86,7 @@ struct group {
     bool ready;
     bool listed; /* in scheduler.dirty */
     struct link dirty;
-    struct heap_node open; /* in scheduler.open while ready and room for a prompt */
+    struct heap_node open; /* in scheduler.open while ready and with a place for a prompt */
     uint64_t epoch;
     uint64_t number; /* of the next plan */
     uint32_t *pages; /* [ranks], of the pool */

@@ -5,13 +5,13 @@
 #include "coordinator/heap.h"
 #include "coordinator/list.h"
 #include "tests/check.h"
+#include "tests/coordinator/helpers_traffic.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { RANKS = 2, PAGE_ROWS = 32, MAX_SAMPLES = 4, VOCAB = 64, EOS = 7 };
+enum { RANKS = 2, PAGE_ROWS = 32, VOCAB = 1024, EOS = 7 };
 
 const struct model_config simulation_model = {
     .name = "simulated",
@@ -27,19 +27,21 @@ const struct model_config simulation_model = {
     .n_eos_ids = 1,
 };
 
-enum request_state { WAITING, QUEUED, RUNNING, ENDED };
+enum request_state { QUEUED, RUNNING };
 
 struct sim_request {
     struct request request;
     uint32_t prompt[1];
     enum request_state state;
+    struct heap_node waits; /* in simulation.waiting: who may go first is first */
     uint32_t reruns;
-    uint32_t got[MAX_SAMPLES];
-    bool stopped[MAX_SAMPLES];
-    bool done[MAX_SAMPLES];
+    uint32_t got[TRAFFIC_MAX_SAMPLES];
+    bool stopped[TRAFFIC_MAX_SAMPLES];
+    bool done[TRAFFIC_MAX_SAMPLES];
 };
 
-enum { MAX_CONTEXT = 1 << 20, MAX_AGAIN = 65536 };
+/* Nobody is at the head of the queue for longer, in virtual time, while a group is ready. */
+#define MOST_HEAD_MS 20000.0
 
 enum event_kind { ARRIVE, STEP_DONE, DIE, REVIVE, CANCEL, TICK };
 
@@ -55,16 +57,19 @@ struct sim_slot {
     uint64_t handle;
     uint32_t sample, produced, limit;
     uint32_t first_row, n_prompt;
-    uint32_t pages[RANKS];
+    uint32_t pages[RANKS]; /* in use at most */
+    uint32_t rest[RANKS];  /* likewise, once the choice is made */
     struct slices walk;
     struct method_params params;
 };
 
 struct sim_step {
     uint64_t number;
-    uint32_t n_tokens;
-    struct result_token tokens[PLAN_MAX_DECODE + 1];
+    uint32_t n_tokens, room;
+    struct result_token *tokens; /* kept from step to step */
     double ms, decode_ms;
+    bool chosen; /* a prompt ended: `slot` needs `rest` pages from now on */
+    uint32_t slot, rest[RANKS];
 };
 
 struct sim_group {
@@ -79,13 +84,15 @@ struct sim_group {
 struct simulation {
     struct simulation_config config;
     struct scheduler *scheduler;
-    struct sim_request *requests; /* by handle - 1 */
+    struct sim_request **requests; /* by handle - 1; NULL: not there yet, or ended */
     struct sim_group *groups;
     struct heap events;
-    uint64_t n_events, random;
-    uint32_t n_ended, next_admitted;
-    struct sim_request *again[MAX_AGAIN]; /* whose group was lost; some of them wait */
-    uint32_t n_again;
+    uint64_t n_events;
+    struct traffic traffic;
+    uint32_t n_ended;
+    struct heap waiting;
+    uint64_t head; /* its handle; 0: none */
+    double head_ms;
     uint32_t n_alive;
     double lost_ms; /* when a group was lost last */
     uint32_t pages[RANKS];
@@ -95,40 +102,18 @@ struct simulation {
 
 /* ---- chance ---- */
 
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15ULL;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31);
-}
-
-static double chance(struct simulation *sim)
-{
-    sim->random = mix(sim->random);
-    return (double)(sim->random >> 11) / 9007199254740992.0;
-}
-
-static uint32_t below(struct simulation *sim, uint32_t n)
-{
-    return (uint32_t)(chance(sim) * n);
-}
-
-static double wait_ms(struct simulation *sim, double per_ms)
-{
-    return -log(1 - chance(sim)) / per_ms;
-}
-
 /* What the simulated model says: a function of the request, the sample and the step. */
 static uint32_t token_of(uint64_t handle, uint32_t sample, uint32_t step)
 {
-    return (uint32_t)(mix(handle * 1000003 + (uint64_t)sample * 101 + (uint64_t)step * 7919) %
-                      VOCAB);
+    return (
+        uint32_t)(traffic_mix(handle * 1000003 + (uint64_t)sample * 101 + (uint64_t)step * 7919) %
+                  VOCAB);
 }
 
 static void remember(struct simulation *sim, uint64_t what, uint64_t handle, uint64_t value)
 {
-    sim->outcome.history = mix(sim->outcome.history ^ mix(what * 31 + handle * 7 + value));
+    sim->outcome.history =
+        traffic_mix(sim->outcome.history ^ traffic_mix(what * 31 + handle * 7 + value));
 }
 
 static void schedule(struct simulation *sim, double delay_ms, enum event_kind kind, uint32_t index,
@@ -148,17 +133,48 @@ static void schedule(struct simulation *sim, double delay_ms, enum event_kind ki
 
 /* ---- what the scheduler reports ---- */
 
-/* Keeps those in `again` that wait. */
-static void drop_running(struct simulation *sim)
+/* Places in the queue: see SCHEDULER_PRIORITY_MS. */
+static void start_waiting(struct simulation *sim, struct sim_request *r)
 {
-    uint32_t kept = 0;
+    double place = r->request.arrived_ms - (double)r->request.priority * SCHEDULER_PRIORITY_MS;
 
-    for (uint32_t i = 0; i < sim->n_again; i++) {
-        if (sim->again[i]->state == QUEUED) {
-            sim->again[kept++] = sim->again[i];
-        }
+    r->state = QUEUED;
+    r->waits.key = (int64_t)llround(place * 1000);
+    r->waits.tie = r->request.handle;
+    CHECK_OK(heap_reserve(&sim->waiting, sim->waiting.n + 1));
+    heap_insert(&sim->waiting, &r->waits);
+}
+
+/* Nobody who may go first still waits, but for one whose rows of the prompt memory are not free:
+ * short prompts may pass it in the rows that the longest prompt leaves over. */
+static void stop_waiting(struct simulation *sim, struct sim_request *r)
+{
+    uint32_t extra = plan_prompt_rows(sim->config.kind.max_context) - sim->config.kind.max_context;
+    struct heap_node *first;
+
+    heap_remove(&sim->waiting, &r->waits);
+    r->state = RUNNING;
+    first = heap_first(&sim->waiting);
+    if (first &&
+        (first->key < r->waits.key || (first->key == r->waits.key && first->tie < r->waits.tie))) {
+        CHECK(r->request.n_prompt <= extra);
+        sim->outcome.passed++;
     }
-    sim->n_again = kept;
+}
+
+/* After every event: who is first in the queue gets its turn in bounded time. */
+static void check_head(struct simulation *sim)
+{
+    struct heap_node *first = heap_first(&sim->waiting);
+    uint64_t head = first ? HOLDER_OF(first, struct sim_request, waits)->request.handle : 0;
+
+    if (head != sim->head || sim->n_alive == 0) {
+        sim->head = head;
+        sim->head_ms = sim->now;
+    }
+    double waited = head ? sim->now - sim->head_ms : 0;
+    sim->outcome.head_ms = waited > sim->outcome.head_ms ? waited : sim->outcome.head_ms;
+    CHECK(waited <= MOST_HEAD_MS);
 }
 
 static bool has_token(const struct sim_request *r)
@@ -176,21 +192,12 @@ static void on_progress(void *context, void *user, const struct request_progress
     struct simulation *sim = context;
     struct sim_request *r = user;
 
-    CHECK(r->state == QUEUED || r->state == RUNNING);
     CHECK(progress->fraction >= 0 && progress->fraction <= 1.0001F);
     CHECK((progress->phase == PHASE_QUEUED) == (progress->queue_position > 0));
     if (progress->phase != PHASE_PREFILL || r->state == RUNNING) {
         return;
     }
-    /* First come, first served: nobody who came earlier still waits, not even for a second run. */
-    r->state = RUNNING;
-    drop_running(sim);
-    for (uint32_t i = 0; i < sim->n_again; i++) {
-        CHECK(sim->again[i]->request.handle > r->request.handle);
-    }
-    for (; sim->next_admitted < r->request.handle - 1; sim->next_admitted++) {
-        CHECK(sim->requests[sim->next_admitted].state != QUEUED);
-    }
+    stop_waiting(sim, r);
     remember(sim, 1, r->request.handle, 0);
 }
 
@@ -221,7 +228,7 @@ static void on_done(void *context, void *user, const struct request_done *done)
     uint32_t sample = done->sample;
     uint32_t max_tokens = r->request.sampling.max_tokens;
 
-    CHECK((r->state == QUEUED || r->state == RUNNING) && sample < r->request.n_samples);
+    CHECK(sample < r->request.n_samples);
     CHECK(!r->done[sample]);
     CHECK(done->usage.completion_tokens == r->got[sample]);
     CHECK(done->usage.prompt_tokens == r->request.n_prompt);
@@ -268,10 +275,7 @@ static void on_rerun(void *context, void *user, const struct failure *failure)
     CHECK(r->state == RUNNING && !has_token(r) && strstr(failure->text, "rank 1 died"));
     r->reruns++;
     CHECK(r->reruns <= SCHEDULER_MAX_RERUNS);
-    r->state = QUEUED;
-    drop_running(sim);
-    CHECK(sim->n_again < MAX_AGAIN);
-    sim->again[sim->n_again++] = r;
+    start_waiting(sim, r);
     sim->outcome.reruns++;
     remember(sim, 6, r->request.handle, r->reruns);
 }
@@ -281,14 +285,16 @@ static void on_ended(void *context, void *user, const struct failure *failure)
     struct simulation *sim = context;
     struct sim_request *r = user;
 
-    CHECK(r->state == QUEUED || r->state == RUNNING);
     for (uint32_t i = 0; i < r->request.n_samples && !failure; i++) {
         CHECK(r->done[i]);
     }
     count_end(sim, r, failure);
-    r->state = ENDED;
     sim->n_ended++;
     remember(sim, 4, r->request.handle, failure ? (uint64_t)failure->code : 0);
+    heap_remove(&sim->waiting, &r->waits);
+    CHECK(sim->requests[r->request.handle - 1] == r);
+    sim->requests[r->request.handle - 1] = NULL;
+    free(r);
 }
 
 /* ---- simulated workers ---- */
@@ -310,7 +316,7 @@ static void check_rows(const struct simulation *sim, const struct sim_group *gro
     int prompts = 1;
 
     CHECK(begin->first_row % PLAN_ROW_STEP == 0);
-    CHECK(begin->first_row + begin->n_prompt <= plan_prompt_rows(MAX_CONTEXT));
+    CHECK(begin->first_row + begin->n_prompt <= plan_prompt_rows(sim->config.kind.max_context));
     for (uint32_t i = 0; i < slots; i++) {
         const struct sim_slot *other = &group->slots[i];
         if (other->used && !other->decoding) {
@@ -322,12 +328,38 @@ static void check_rows(const struct simulation *sim, const struct sim_group *gro
     CHECK(prompts <= PLAN_MAX_PROMPTS);
 }
 
+/* What a sequence may need on each rank. */
+static void count_pages(const struct plan_begin *begin, uint64_t *pages)
+{
+    struct layer_load load = {
+        .n_prompt = (int)begin->n_prompt,
+        .rows = method_first_rows(&begin->params, (int)begin->n_prompt),
+        .appended = (int)begin->max_rows,
+        .page_rows = PAGE_ROWS,
+    };
+    struct head_range ranges[RANKS];
+
+    memset(pages, 0, RANKS * sizeof(*pages));
+    for (int rank = 0; rank < RANKS; rank++) {
+        struct split split;
+        CHECK_OK(split_for_rank(&split, &simulation_model, rank, RANKS));
+        ranges[rank] = (struct head_range){split.kv_first, split.kv_heads};
+    }
+    for (; load.layer < simulation_model.layers; load.layer++) {
+        method_add_pages(&begin->params, &simulation_model, &load, ranges, RANKS, pages);
+        load.rows = method_layer_rows(&begin->params, &simulation_model, load.n_prompt, load.layer,
+                                      load.rows)
+                        .propagated;
+    }
+}
+
 static void fake_begin(struct simulation *sim, struct sim_group *group,
                        const struct plan_begin *begin)
 {
     struct sim_slot *slot = &group->slots[begin->slot];
-    int rows = (int)begin->n_prompt;
-    uint32_t pages = 0;
+    uint32_t use = 50 + (uint32_t)(traffic_mix(begin->sampling.seed) % 50);
+    bool bound = begin->params.method == METHOD_ADAKV || begin->params.method == METHOD_FASTGEN;
+    uint64_t pages[RANKS];
 
     CHECK(!slot->used);
     check_rows(sim, group, begin);
@@ -338,16 +370,10 @@ static void fake_begin(struct simulation *sim, struct sim_group *group,
     slot->limit = begin->max_rows + 1;
     slot->params = begin->params;
     slices_begin(&slot->walk, &slot->params, &simulation_model, (int)begin->n_prompt);
-    for (int layer = 0; layer < simulation_model.layers; layer++) {
-        struct layer_rows after =
-            method_layer_rows(&begin->params, &simulation_model, (int)begin->n_prompt, layer, rows);
-        pages += ((uint32_t)after.kept + begin->max_rows + PAGE_ROWS - 1) / PAGE_ROWS;
-        rows = after.propagated;
-    }
+    count_pages(begin, pages);
     for (int rank = 0; rank < RANKS; rank++) {
-        struct split split;
-        CHECK_OK(split_for_rank(&split, &simulation_model, rank, RANKS));
-        slot->pages[rank] = pages * (uint32_t)split.kv_heads;
+        slot->pages[rank] = (uint32_t)pages[rank];
+        slot->rest[rank] = bound ? slot->pages[rank] * use / 100 : slot->pages[rank];
         group->used[rank] += slot->pages[rank];
         CHECK(group->used[rank] <= sim->pages[rank]);
     }
@@ -358,13 +384,33 @@ static void fake_token(struct sim_group *group, struct sim_step *step, uint32_t 
     struct sim_slot *slot = &group->slots[index];
 
     CHECK(slot->used && slot->produced < slot->limit);
+    if (step->n_tokens == step->room) {
+        step->room = step->room ? 2 * step->room : 16;
+        step->tokens = realloc(step->tokens, step->room * sizeof(*step->tokens));
+        CHECK(step->tokens);
+    }
     step->tokens[step->n_tokens++] = (struct result_token){
         .slot = index, .id = token_of(slot->handle, slot->sample, slot->produced)};
     slot->produced++;
 }
 
-static void fake_advance(struct sim_group *group, struct sim_step *step,
-                         const struct plan_advance *advance)
+/* The prompt is read: what its choice left over is free. */
+static void fake_choice(struct sim_group *group, struct sim_step *step, uint32_t index)
+{
+    struct sim_slot *slot = &group->slots[index];
+
+    slot->decoding = true;
+    step->chosen = true;
+    step->slot = index;
+    for (int rank = 0; rank < RANKS; rank++) {
+        group->used[rank] -= slot->pages[rank] - slot->rest[rank];
+        slot->pages[rank] = step->rest[rank] = slot->rest[rank];
+    }
+    fake_token(group, step, index);
+}
+
+static void fake_advance(const struct simulation *sim, struct sim_group *group,
+                         struct sim_step *step, const struct plan_advance *advance)
 {
     struct sim_slot *slot = &group->slots[advance->slot];
     struct slice slice;
@@ -373,11 +419,10 @@ static void fake_advance(struct sim_group *group, struct sim_step *step,
     slot->walk.params = &slot->params;
     for (uint32_t i = 0; i < advance->slices; i++) {
         CHECK(slices_next(&slot->walk, &slice));
-        step->ms += slice_work(&simulation_model, &slice) / 1e7;
+        step->ms += slice_work(&simulation_model, &slice) / sim->config.work_per_ms;
     }
     if (slot->walk.next.end == 0) {
-        slot->decoding = true;
-        fake_token(group, step, advance->slot);
+        fake_choice(group, step, advance->slot);
     }
 }
 
@@ -391,7 +436,8 @@ static void execute(struct simulation *sim, uint32_t index, const struct plan *p
     CHECK(plan->n_begin <= 1 && plan->n_advance <= 1);
     CHECK(plan->n_release + plan->n_begin + plan->n_advance + plan->n_decode > 0);
     group->expected++;
-    *step = (struct sim_step){.number = plan->number, .ms = 0.2};
+    *step = (struct sim_step){
+        .number = plan->number, .ms = 0.2, .tokens = step->tokens, .room = step->room};
     for (uint32_t i = 0; i < plan->n_release; i++) {
         fake_release(group, plan->release[i]);
     }
@@ -399,7 +445,7 @@ static void execute(struct simulation *sim, uint32_t index, const struct plan *p
         fake_begin(sim, group, &plan->begin[i]);
     }
     for (uint32_t i = 0; i < plan->n_advance; i++) {
-        fake_advance(group, step, &plan->advance[i]);
+        fake_advance(sim, group, step, &plan->advance[i]);
     }
     for (uint32_t i = 0; i < plan->n_decode; i++) {
         CHECK(group->slots[plan->decode[i]].decoding);
@@ -439,7 +485,8 @@ static void revive(struct simulation *sim, uint32_t index)
     memset(group->slots, 0, n * sizeof(struct sim_slot));
     CHECK_OK(scheduler_group_ready(sim->scheduler, index, &capacity, sim->now));
     if (sim->config.deaths_per_s > 0) {
-        schedule(sim, wait_ms(sim, sim->config.deaths_per_s / 1000), DIE, index, group->epoch);
+        schedule(sim, traffic_wait_ms(&sim->traffic, sim->config.deaths_per_s / 1000), DIE, index,
+                 group->epoch);
     }
 }
 
@@ -452,7 +499,7 @@ static void die(struct simulation *sim, uint32_t index)
     sim->lost_ms = sim->now;
     scheduler_group_lost(sim->scheduler, index, &failure, sim->now);
     CHECK(scheduler_group_running(sim->scheduler, index) == 0);
-    schedule(sim, 100 + 1000 * chance(sim), REVIVE, index, 0);
+    schedule(sim, 100 + 1000 * traffic_chance(&sim->traffic), REVIVE, index, 0);
 }
 
 static void step_done(struct simulation *sim, uint32_t index)
@@ -471,6 +518,11 @@ static void step_done(struct simulation *sim, uint32_t index)
 
     group->n_steps--;
     memmove(&group->steps[0], &group->steps[1], group->n_steps * sizeof(struct sim_step));
+    group->steps[group->n_steps] = step; /* its memory is used again */
+    for (int rank = 0; step.chosen && rank < RANKS; rank++) {
+        CHECK_OK(scheduler_keep_pages(sim->scheduler, index, step.slot, step.number, rank,
+                                      step.rest[rank]));
+    }
     if (group->n_steps) {
         schedule(sim, group->steps[0].ms, STEP_DONE, index, group->epoch);
     }
@@ -479,57 +531,42 @@ static void step_done(struct simulation *sim, uint32_t index)
 
 /* ---- simulated clients ---- */
 
-static void make_request(struct simulation *sim, struct sim_request *r, uint64_t handle)
-{
-    const struct simulation_config *config = &sim->config;
-    struct request *request = &r->request;
-
-    request->handle = handle;
-    request->prompt = r->prompt;
-    /* Mostly short, a few very long ones. */
-    request->n_prompt = 1 + (uint32_t)(pow(chance(sim), 4) * config->max_prompt);
-    method_defaults(&request->params, chance(sim) < 0.5 ? METHOD_FASTKV : METHOD_FULL,
-                    &simulation_model);
-    request->sampling = (struct sampling){.max_tokens = 1 + below(sim, 100), .top_p = 1};
-    request->sampling.seed = handle;
-    request->sampling.min_tokens = chance(sim) < 0.2 ? below(sim, 20) : 0;
-    request->n_samples = chance(sim) < 0.1 ? 1 + below(sim, MAX_SAMPLES) : 1;
-    request->ignore_eos = chance(sim) < 0.3;
-    request->arrived_ms = sim->now;
-    request->deadline_ms = INT64_MAX;
-    if (chance(sim) < config->deadline_share) {
-        request->deadline_ms = (int64_t)(sim->now + wait_ms(sim, 1.0 / 500));
-    }
-}
-
 static void arrive(struct simulation *sim, uint32_t index)
 {
-    struct sim_request *r = &sim->requests[index];
+    const struct simulation_config *config = &sim->config;
+    struct sim_request *r = calloc(1, sizeof(*r));
     bool retry = false;
 
-    make_request(sim, r, index + 1);
-    r->state = QUEUED;
+    CHECK(r);
+    traffic_make_request(&sim->traffic, &config->kind, &simulation_model, sim->now, &r->request);
+    r->request.handle = r->request.sampling.seed = index + 1;
+    r->request.prompt = r->prompt;
+    sim->requests[index] = r;
+    start_waiting(sim, r);
     if (scheduler_submit(sim->scheduler, &r->request, r, sim->now, &retry)) {
-        r->state = ENDED;
+        heap_remove(&sim->waiting, &r->waits);
+        sim->requests[index] = NULL;
+        free(r);
         sim->n_ended++;
         sim->outcome.refused++;
-    } else if (chance(sim) < sim->config.cancel_share) {
-        schedule(sim, wait_ms(sim, 1.0 / 200), CANCEL, index, 0);
+    } else if (traffic_chance(&sim->traffic) < config->cancel_share) {
+        schedule(sim, traffic_wait_ms(&sim->traffic, 1.0 / 200), CANCEL, index, 0);
     }
-    if (index + 1 < sim->config.requests) {
-        schedule(sim, wait_ms(sim, sim->config.arrivals_per_ms), ARRIVE, index + 1, 0);
+    if (index + 1 < config->requests) {
+        schedule(sim, traffic_wait_ms(&sim->traffic, config->arrivals_per_ms), ARRIVE, index + 1,
+                 0);
     }
 }
 
 static void cancel(struct simulation *sim, uint32_t index)
 {
     struct failure failure = {.code = STATUS_CANCELLED, .text = "the client went away"};
-    bool alive = sim->requests[index].state != ENDED;
-    bool abort = alive && chance(sim) < 0.5;
+    bool alive = sim->requests[index] != NULL;
+    bool abort = alive && traffic_chance(&sim->traffic) < 0.5;
 
     sim->outcome.aborted += abort;
     CHECK(scheduler_cancel(sim->scheduler, index + 1, abort ? NULL : &failure, sim->now) == alive);
-    CHECK(sim->requests[index].state == ENDED);
+    CHECK(!sim->requests[index]);
 }
 
 /* ---- the loop ---- */
@@ -558,11 +595,12 @@ static void handle(struct simulation *sim, const struct event *event)
 static void sim_open(struct simulation *sim, const struct simulation_config *config)
 {
     uint32_t n = config->max_sequences ? config->max_sequences : PLAN_MAX_SLOTS;
+    uint32_t context = config->kind.max_context ? config->kind.max_context : 1 << 20;
     struct scheduler_config scheduler = {
         .model = &simulation_model,
         .ranks = RANKS,
         .n_groups = config->groups,
-        .max_context = MAX_CONTEXT,
+        .max_context = context,
         .queue_requests = config->queue_requests,
         .look_ahead = config->look_ahead,
         .max_sequences = config->max_sequences,
@@ -570,10 +608,12 @@ static void sim_open(struct simulation *sim, const struct simulation_config *con
         .sink = {on_progress, on_token, on_done, on_ended, on_rerun, sim},
     };
 
-    *sim = (struct simulation){.config = *config, .random = config->seed, .now = 1};
+    *sim = (struct simulation){.config = *config, .traffic.random = config->seed, .now = 1};
+    sim->config.kind.max_context = context;
+    sim->config.work_per_ms = config->work_per_ms > 0 ? config->work_per_ms : 1e7;
     sim->pages[0] = config->pages;
     sim->pages[1] = config->pages / 2 + 1; /* it has half the KV heads */
-    sim->requests = calloc(config->requests, sizeof(struct sim_request));
+    sim->requests = calloc(config->requests, sizeof(struct sim_request *));
     sim->groups = calloc(config->groups, sizeof(struct sim_group));
     CHECK(sim->requests && sim->groups);
     for (uint32_t i = 0; i < config->groups; i++) {
@@ -592,9 +632,13 @@ static void sim_close(struct simulation *sim)
         free(HOLDER_OF(node, struct event, at));
     }
     heap_fini(&sim->events);
+    heap_fini(&sim->waiting);
     scheduler_close(sim->scheduler);
     for (uint32_t i = 0; i < sim->config.groups; i++) {
         free(sim->groups[i].slots);
+        for (int step = 0; step < SCHEDULER_MAX_LOOK_AHEAD; step++) {
+            free(sim->groups[i].steps[step].tokens);
+        }
     }
     free(sim->groups);
     free(sim->requests);
@@ -631,6 +675,7 @@ struct simulation_outcome simulate(const struct simulation_config *config)
         CHECK(sim.now < 1e9); /* virtual: nobody waits for ever */
         handle(&sim, event);
         send_plans(&sim);
+        check_head(&sim);
         free(event);
     }
     check_all_is_free(&sim);

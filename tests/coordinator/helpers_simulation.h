@@ -2,12 +2,16 @@
  * helpers_simulation.h - workers that are arithmetic, requests that are random, a clock that is
  * a number: the scheduler in all its states within milliseconds, replayable from a seed.
  *
- * Every callback and every plan is checked against what must hold at any time; see the .c file.
+ * Every callback and every plan is checked against what must hold at any time: each accepted
+ * request ends exactly once, and each of its samples; tokens are the model's, in order; pages and
+ * rows of the prompt memory never exceed what a rank has; who goes first in the queue goes first,
+ * and gets its turn in bounded time.
  */
 #ifndef TESTS_COORDINATOR_HELPERS_SIMULATION_H
 #define TESTS_COORDINATOR_HELPERS_SIMULATION_H
 
 #include "coordinator/scheduler.h"
+#include "tests/coordinator/helpers_traffic.h"
 
 struct simulation_config {
     uint64_t seed;
@@ -16,12 +20,12 @@ struct simulation_config {
     uint32_t pages;         /* of each rank's pool */
     uint32_t max_sequences; /* of a group; 0: the scheduler's default */
     uint32_t look_ahead;
-    uint32_t max_prompt;
+    struct traffic_kind kind;
+    double work_per_ms; /* floating-point operations that a group computes; 0: 1e7 */
     double arrivals_per_ms;
     double deaths_per_s; /* of each group */
     double reform_ms;    /* of the scheduler */
     double cancel_share; /* of the requests; half of them abort */
-    double deadline_share;
     uint32_t queue_requests;
 };
 
@@ -30,6 +34,8 @@ struct simulation_outcome {
     uint32_t reruns;
     uint32_t lost_waiting; /* of the lost: no group was there in time */
     uint32_t lost_often;   /* of the lost: without a token, after all its runs */
+    uint32_t passed;       /* who may go first: a short prompt beside its long one */
+    double head_ms;        /* the longest at the head of the queue */
     uint64_t tokens, plans, events;
     uint64_t history; /* hash of everything that was reported, in order */
     double ended_ms;

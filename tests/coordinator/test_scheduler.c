@@ -641,12 +641,11 @@ static void test_every_request_ends_exactly_once_under_deaths_and_cancels(void *
             .pages = 900 + 400 * (uint32_t)(seed % 4),
             .max_sequences = seed % 3 ? 0 : 8,
             .look_ahead = 1 + (uint32_t)(seed % 3),
-            .max_prompt = 3000,
+            .kind = {.max_prompt = 3000, .deadline_share = 0.2},
             .arrivals_per_ms = 0.02 * (double)(1 + seed % 5),
             .deaths_per_s = (double[]){0, 0.5, 0, 4}[seed % 4],
             .reform_ms = 600,
             .cancel_share = 0.2,
-            .deadline_share = 0.2,
             .queue_requests = 200,
         };
         struct simulation_outcome outcome = run(&config);
@@ -668,11 +667,10 @@ static void test_a_simulation_replays_from_its_seed(void **state)
         .groups = 3,
         .requests = 500,
         .pages = 1000,
-        .max_prompt = 2000,
+        .kind = {.max_prompt = 2000, .deadline_share = 0.1},
         .arrivals_per_ms = 0.1,
         .deaths_per_s = 0.2,
         .cancel_share = 0.1,
-        .deadline_share = 0.1,
     };
     uint64_t history = run(&config).history;
 
@@ -682,29 +680,60 @@ static void test_a_simulation_replays_from_its_seed(void **state)
     CHECK(run(&config).history != history);
 }
 
-static void test_a_thousand_groups_are_scheduled_in_seconds(void **state)
+/* 100,000 requests with WINNOW_TEST_LONG, a tenth otherwise. */
+static void test_a_thousand_groups_serve_real_lengths_in_seconds(void **state)
 {
     struct simulation_config config = {
-        .seed = 4,
+        .seed = first_seed(),
         .groups = 1000,
-        .requests = 20000,
-        .pages = 4000,
+        .requests = getenv("WINNOW_TEST_LONG") ? 100000 : 10000,
+        .pages = 60000,
         .max_sequences = 64,
-        .max_prompt = 4000,
-        .arrivals_per_ms = 10,
-        .deaths_per_s = 0.05,
+        .kind = {.real = true, .max_context = 131072, .deadline_share = 0.05},
+        .work_per_ms = 1e9,
+        .arrivals_per_ms = 50,
+        .deaths_per_s = 0.3,
         .cancel_share = 0.05,
-        .deadline_share = 0.05,
-        .queue_requests = 20000,
+        .queue_requests = 2000,
     };
     clock_t begin = clock();
     struct simulation_outcome outcome = run(&config);
     double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
 
     (void)state;
-    print_message("%.2f s of CPU, %.2f us an event\n", seconds,
-                  1e6 * seconds / (double)outcome.events);
-    CHECK(seconds < 60); /* generous: sanitizers are slow */
+    print_message("%.2f s of CPU, %.2f us an event; at the head of the queue for %.0f ms at most; "
+                  "%u passed\n",
+                  seconds, 1e6 * seconds / (double)outcome.events, outcome.head_ms, outcome.passed);
+    CHECK(outcome.completed > config.requests / 2 && outcome.lost > 0 && outcome.cancelled > 0);
+}
+
+/* Few groups for many requests: long prompts wait for memory, short ones pass them, all in turn. */
+static void test_nobody_starves_where_requests_exceed_the_groups(void **state)
+{
+    uint32_t passed = 0;
+
+    (void)state;
+    for (uint64_t seed = first_seed(); seed < first_seed() + 4; seed++) {
+        struct simulation_config config = {
+            .seed = seed,
+            .groups = 1 + (uint32_t)(seed % 3),
+            .requests = 1500,
+            .pages = 15000 + 45000 * (uint32_t)(seed % 2),
+            .max_sequences = 64,
+            .kind = {.real = true, .max_context = 32768, .deadline_share = 0.05},
+            .work_per_ms = 1e9,
+            .arrivals_per_ms = 0.3,
+            .deaths_per_s = seed % 2 ? 0.02 : 0,
+            .cancel_share = 0.05,
+            .queue_requests = 500,
+        };
+        struct simulation_outcome outcome = run(&config);
+        CHECK(outcome.completed > 100);
+        passed += outcome.passed;
+        print_message("at the head of the queue for %.0f ms at most; %u passed\n", outcome.head_ms,
+                      outcome.passed);
+    }
+    CHECK(passed > 0);
 }
 
 int main(void)
@@ -728,7 +757,8 @@ int main(void)
         cmocka_unit_test(test_an_abort_keeps_what_there_is),
         cmocka_unit_test(test_every_request_ends_exactly_once_under_deaths_and_cancels),
         cmocka_unit_test(test_a_simulation_replays_from_its_seed),
-        cmocka_unit_test(test_a_thousand_groups_are_scheduled_in_seconds),
+        cmocka_unit_test(test_a_thousand_groups_serve_real_lengths_in_seconds),
+        cmocka_unit_test(test_nobody_starves_where_requests_exceed_the_groups),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
