@@ -410,6 +410,12 @@ static void name_from_directory(struct model_config *out, const char *dir)
     free(real);
 }
 
+void model_config_name(struct model_config *out, const char *dir)
+{
+    name_from_path(out, dir);
+    name_from_directory(out, dir);
+}
+
 status model_config_load(struct model_config *out, const char *dir)
 {
     char path[MAX_PATH];

@@ -56,6 +56,9 @@ struct model_config {
 /* Reads DIR/config.json and, where it exists, DIR/generation_config.json. */
 status model_config_load(struct model_config *out, const char *dir);
 
+/* Fills out->name alone: the directory's last component. */
+void model_config_name(struct model_config *out, const char *dir);
+
 /* The same from text already in memory: `generation` may be NULL.  `what` names it in errors. */
 status model_config_parse(struct model_config *out, const char *what, const char *config,
                           size_t config_bytes, const char *generation, size_t generation_bytes);

@@ -1,3 +1,4 @@
+#include "common/listen.h"
 #include "common/log.h"
 #include "common/rpc_call.h"
 #include "common/rpc_tls.h"
@@ -174,32 +175,14 @@ static void on_shut(void *owner, bool ok)
     pthread_mutex_unlock(&server->lock);
 }
 
-/* HOST:PORT or [IPV6]:PORT, taken apart; gRPC would make up a missing port. */
-static status split_listen(const char *listen, char *host, size_t host_size, const char **port)
-{
-    const char *colon = strrchr(listen, ':');
-    bool brackets = listen[0] == '[' && colon && colon > listen + 1 && colon[-1] == ']';
-    const char *start = brackets ? listen + 1 : listen;
-    size_t bytes = colon ? (size_t)(colon - start) - (brackets ? 1 : 0) : 0;
-
-    if (!bytes || bytes >= host_size || !colon[1] || strlen(colon + 1) > 5 ||
-        colon[1 + strspn(colon + 1, "0123456789")] || (!brackets && memchr(start, ':', bytes))) {
-        return status_fail(STATUS_INVALID, "cannot listen on %s: not HOST:PORT", listen);
-    }
-    memcpy(host, start, bytes);
-    host[bytes] = '\0';
-    *port = colon + 1;
-    return STATUS_OK;
-}
-
 /* gRPC says only that it could not listen: asks the system why. */
-static status explain_refusal(const char *listen, const char *host, const char *port)
+static status explain_refusal(const char *listen, const struct listen_address *address)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
     const char *why = "refused by the system";
 
-    int error = getaddrinfo(host, port, &hints, &found);
+    int error = getaddrinfo(address->host, address->port, &hints, &found);
     if (error) {
         return status_fail(STATUS_INVALID, "cannot listen on %s: %s", listen, gai_strerror(error));
     }
@@ -255,10 +238,10 @@ static status start_lanes(struct rpc_server *server, int n_lanes)
 
 static status listen_and_start(struct rpc_server *server, const char *listen)
 {
-    char host[256];
-    const char *port = NULL;
+    struct listen_address address;
 
-    status st = split_listen(listen, host, sizeof(host), &port);
+    /* gRPC would make up a missing port. */
+    status st = listen_parse(&address, listen);
     if (st) {
         return st;
     }
@@ -267,7 +250,7 @@ static status listen_and_start(struct rpc_server *server, const char *listen)
     server->port = grpc_server_add_http2_port(server->grpc, listen, credentials);
     grpc_server_credentials_release(credentials);
     if (!server->port) {
-        return explain_refusal(listen, host, port);
+        return explain_refusal(listen, &address);
     }
     grpc_server_start(server->grpc);
     for (int i = 0; i < server->n_lanes; i++) {

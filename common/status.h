@@ -53,6 +53,7 @@ status status_note(status code, const char *format, ...) __attribute__((format(p
 
 /* The sentence of this thread's last failure; valid until the next one. */
 const char *status_text(void);
+const char *status_name(status code); /* "INVALID_ARGUMENT", gRPC's word; NULL: none of ours */
 void status_save(struct failure *out, status code);
 
 #ifdef __cplusplus

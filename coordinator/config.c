@@ -70,6 +70,10 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
          "compare every choice of tokens across ranks", 0, 0},
         {"config", OPTION_STRING, &raw->config_file, "FILE", "more options, \"name = value\"", 0,
          0},
+        {"http", OPTION_STRING, &out->http, "HOST:PORT",
+         "serve metrics and health over HTTP; port 0: any; default: not", 0, 0},
+        {"health-listen", OPTION_STRING, &out->health_listen, "HOST:PORT",
+         "serve grpc.health.v1 on a plaintext port of its own; port 0: any; default: not", 0, 0},
         {"log-format", OPTION_STRING, &raw->log_format, "NAME", "text or json", 0, 0},
         {"log-level", OPTION_STRING, &raw->log_level, "NAME", "debug, info, warn or error", 0, 0},
     };
@@ -226,7 +230,11 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
     };
     struct option table[N_OPTIONS];
 
-    *out = (struct config){.listen = "127.0.0.1:8600", .device = "cpu", .reflection = true};
+    *out = (struct config){.listen = "127.0.0.1:8600",
+                           .device = "cpu",
+                           .http = "",
+                           .health_listen = "",
+                           .reflection = true};
     struct options options = {
         .program = "winnow-coordinator",
         .synopsis = "Serves a language model for very long documents over gRPC; workers compute.",

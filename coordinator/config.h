@@ -21,6 +21,8 @@ struct config {
     const char *listen;
     const char *worker_listen;
     const char *device;
+    const char *http;          /* metrics and probes; "": not served */
+    const char *health_listen; /* grpc.health.v1 in plaintext; likewise */
     const char *head_profiles; /* NULL: none */
     struct rpc_tls tls;        /* of the client plane; without `cert`: plaintext */
     struct rpc_tls worker_tls; /* of the worker plane; likewise */

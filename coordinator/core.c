@@ -2,6 +2,7 @@
 
 #include "common/log.h"
 #include "coordinator/gather.h"
+#include "coordinator/meters.h"
 #include "coordinator/record.h"
 #include "coordinator/scheduler.h"
 
@@ -14,6 +15,7 @@ enum {
     MAX_DRAINS = 16,
     MAX_STATUSES = 64,     /* snapshots that wait for workers to clear up */
     STATUS_WAIT_MS = 1000, /* at most */
+    COUNT_MS = 200,        /* between two looks at the ranks for the metrics */
 };
 
 /* A request and what the workers reported about its samples. */
@@ -45,6 +47,7 @@ struct core {
     bool ready, was_ready;
     bool draining, closing;
     double drain_deadline_ms;
+    double next_count_ms;
     struct drain drains[MAX_DRAINS];
     int n_drains;
     struct ask asks[MAX_STATUSES]; /* oldest first */
@@ -93,8 +96,13 @@ static void on_sample_done(void *context, void *user, const struct request_done 
 
     (void)context;
     if (record && record_finish(record, &whole)) {
-        log_error("core: trace lost request=%" PRIu64 " reason=\"%s\"", live->request->handle,
-                  status_text());
+        const struct log_field fields[] = {
+            LOG_FIELD_TEXT("id", live->request->request_id),
+            LOG_FIELD_TEXT("trace_id", live->request->trace_id),
+            LOG_FIELD_INTEGER("handle", live->request->handle),
+            LOG_FIELD_TEXT("reason", status_text()),
+        };
+        log_event(LOG_ERROR, "core: trace lost", fields, sizeof(fields) / sizeof(fields[0]));
     }
     live->request->sink->done(live->request, &whole);
     record_destroy(record);
@@ -131,15 +139,21 @@ static void on_ended(void *context, void *user, const struct failure *failure)
 
 static void on_rerun(void *context, void *user, const struct failure *failure)
 {
+    struct core *core = context;
     struct live *live = user;
 
-    (void)context;
     for (uint32_t i = 0; i < live->request->n_samples; i++) {
         record_destroy(live->records[i]);
         live->records[i] = NULL;
     }
-    log_warn("core: request runs again id=\"%s\" handle=%" PRIu64 " cause=\"%s\"",
-             live->request->request_id, live->request->handle, failure->text);
+    const struct log_field fields[] = {
+        LOG_FIELD_TEXT("id", live->request->request_id),
+        LOG_FIELD_TEXT("trace_id", live->request->trace_id),
+        LOG_FIELD_INTEGER("handle", live->request->handle),
+        LOG_FIELD_TEXT("cause", failure->text),
+    };
+    log_event(LOG_WARN, "core: request runs again", fields, sizeof(fields) / sizeof(fields[0]));
+    meters_rerun(core->config->meters);
 }
 
 /* ---- what the fleet decides ---- */
@@ -193,6 +207,7 @@ static status group_ready(struct core *core, uint32_t group, uint64_t epoch,
     if (!st) {
         gather_reset(core->gathers[group]);
         st = scheduler_group_ready(core->scheduler, group, &capacity, core->now);
+        meters_capacity(core->config->meters, group, pages[0], capacity.page_rows);
     }
     return st;
 }
@@ -267,6 +282,54 @@ static void check_drain(struct core *core)
     }
 }
 
+static void count_queue(struct core *core)
+{
+    struct scheduler_counts counts = scheduler_counts(core->scheduler);
+
+    meters_queue(core->config->meters, &(struct meters_queue){
+                                           .queued = counts.queued,
+                                           .running = counts.running,
+                                           .ready_groups = counts.ready_groups,
+                                           .queued_tokens = counts.queued_tokens,
+                                           .draining = core->draining,
+                                       });
+}
+
+/* Fills groups[n] and workers[n * ranks]. */
+static void describe_groups(struct core *core, struct group_status *groups,
+                            struct worker_status *workers, uint32_t n)
+{
+    size_t ranks = (size_t)core->config->tensor_parallel;
+
+    for (uint32_t i = 0; i < n; i++) {
+        fleet_group_status(core->fleet, i, &groups[i], &workers[i * ranks], core->now);
+        groups[i].running_requests = scheduler_group_running(core->scheduler, i);
+        if (core->draining && groups[i].state == GROUP_READY) {
+            groups[i].state = GROUP_DRAINING;
+        }
+    }
+}
+
+static void count_groups(struct core *core)
+{
+    uint32_t n = fleet_groups(core->fleet);
+    size_t ranks = (size_t)core->config->tensor_parallel;
+    struct group_status *groups = calloc(n, sizeof(*groups));
+    struct worker_status *workers = calloc(n * ranks, sizeof(*workers));
+    double *promised = calloc(n, sizeof(*promised));
+
+    if (groups && workers && promised) {
+        describe_groups(core, groups, workers, n);
+        for (uint32_t i = 0; i < n; i++) {
+            promised[i] = scheduler_promised(core->scheduler, i);
+        }
+        meters_groups(core->config->meters, groups, n, promised);
+    }
+    free(groups);
+    free(workers);
+    free(promised);
+}
+
 static void snapshot(struct core *core, const struct ask *ask)
 {
     struct scheduler_counts counts = scheduler_counts(core->scheduler);
@@ -285,13 +348,9 @@ static void snapshot(struct core *core, const struct ask *ask)
         .failed_requests = core->failed,
     };
 
-    for (uint32_t i = 0; groups && workers && i < n; i++) {
-        fleet_group_status(core->fleet, i, &groups[i], &workers[i * ranks], core->now);
-        groups[i].running_requests = scheduler_group_running(core->scheduler, i);
-        if (core->draining && groups[i].state == GROUP_READY) {
-            groups[i].state = GROUP_DRAINING;
-        }
-        status.n_groups = i + 1;
+    if (groups && workers) {
+        describe_groups(core, groups, workers, n);
+        status.n_groups = n;
     }
     ask->reply(&status, ask->context);
     free(groups);
@@ -336,6 +395,7 @@ static void settle(struct core *core)
         send_plans(core);
     }
     check_drain(core);
+    count_queue(core);
     tell_ready(core);
     answer_asks(core);
 }
@@ -500,6 +560,7 @@ static status take_step(struct core *core, uint32_t group, const struct step_res
         take_logits(core, group, rank, &ranks[rank]);
     }
     core->steps++;
+    meters_step(core->config->meters, group, ranks);
     return scheduler_result(core->scheduler, group, &ranks[0], core->now);
 }
 
@@ -628,6 +689,10 @@ void core_tick(struct core *core, double now)
     core->now = now;
     fleet_tick(core->fleet, now);
     scheduler_tick(core->scheduler, now);
+    if (core->config->meters && now >= core->next_count_ms) {
+        core->next_count_ms = now + COUNT_MS;
+        count_groups(core);
+    }
     settle(core);
 }
 

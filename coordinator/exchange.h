@@ -7,6 +7,7 @@
 #ifndef COORDINATOR_EXCHANGE_H
 #define COORDINATOR_EXCHANGE_H
 
+#include "coordinator/account.h"
 #include "coordinator/frontend.h"
 #include "coordinator/frontend_reply.h"
 #include "coordinator/jobs.h"
@@ -24,6 +25,7 @@ struct sample {
     struct token_stream *tokens; /* NULL without tokenizer */
     struct stop_text text;
     uint32_t n_tokens;
+    double last_ms; /* when its last token came; 0: none yet */
 };
 
 struct exchange {
@@ -39,6 +41,7 @@ struct exchange {
 
     /* Generate only. */
     uint64_t handle;
+    struct account account;
     struct stop_set stops;
     struct sample *samples;
     uint32_t n_samples;
@@ -47,12 +50,16 @@ struct exchange {
 
 void exchange_unref(struct exchange *exchange);
 
+/* Generate only: the account is closed with what the client is told, if it was not before. */
+void exchange_close(struct exchange *exchange, status code, const char *why);
+
 /* Ends the call with this thread's last failure. */
 void exchange_fail(struct exchange *exchange, status st, int64_t retry_after_ms);
 
 /* Sends and frees; false when the call is over. */
 bool exchange_send_take(struct exchange *exchange, struct frontend_packed *packed);
 
+void generate_open_account(struct exchange *exchange);
 /* The work of Generate. */
 void generate_work(struct exchange *exchange);
 /* The client of a Generate went away, maybe before its request was submitted. */

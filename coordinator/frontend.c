@@ -16,10 +16,23 @@ void exchange_unref(struct exchange *exchange)
     if (atomic_fetch_sub(&exchange->refs, 1) != 1) {
         return;
     }
+    exchange_close(exchange, STATUS_CANCELLED, "the client went away");
     generate_free_samples(exchange);
     rpc_call_unref(exchange->call);
     free(exchange->data);
     free(exchange);
+}
+
+void exchange_close(struct exchange *exchange, status code, const char *why)
+{
+    if (!exchange->handle) {
+        return;
+    }
+    /* A call whose time is up is cancelled by the library, maybe before we notice the time. */
+    if (code == STATUS_CANCELLED && rpc_call_time_left_ms(exchange->call) <= 0) {
+        code = STATUS_DEADLINE;
+    }
+    account_close(&exchange->account, code, why, service_now());
 }
 
 void exchange_fail(struct exchange *exchange, status st, int64_t retry_after_ms)
@@ -28,6 +41,7 @@ void exchange_fail(struct exchange *exchange, status st, int64_t retry_after_ms)
     const char *const trailing[] = {"retry-after-ms", value};
 
     snprintf(value, sizeof(value), "%lld", (long long)retry_after_ms);
+    exchange_close(exchange, st, status_text());
     rpc_call_finish(exchange->call, st, status_text(), trailing, retry_after_ms > 0 ? 1 : 0);
 }
 
@@ -187,6 +201,7 @@ static void start(struct frontend *frontend, struct rpc_call *call, const uint8_
     exchange->work = work;
     if (work == generate_work) {
         exchange->handle = service_next_handle(frontend->config.service);
+        generate_open_account(exchange);
     }
     rpc_call_set_user(call, exchange);
     if (!jobs_put(frontend->jobs, &exchange->job)) {

@@ -24,6 +24,7 @@ enum { FRONTEND_HANDLERS = 4 };
 struct frontend_config {
     struct frontend_rules rules;
     struct service *service; /* borrowed */
+    struct meters *meters;   /* borrowed; NULL: nothing is counted */
     enum dtype dtype;
     int tensor_parallel;
 };

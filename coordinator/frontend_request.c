@@ -538,6 +538,7 @@ status frontend_request_decode(const struct frontend_rules *rules, const uint8_t
     ProtobufCMessage *message = NULL;
     struct request *request = calloc(1, sizeof(*request));
 
+    *out = request;
     if (!request) {
         return status_fail(STATUS_EXHAUSTED, "out of memory for a request");
     }
@@ -548,10 +549,5 @@ status frontend_request_decode(const struct frontend_rules *rules, const uint8_t
         st = take_request(request, rules, stops, (const Winnow__V1__GenerateRequest *)message);
     }
     message_free(message);
-    if (st) {
-        request_free(request);
-        return st;
-    }
-    *out = request;
-    return STATUS_OK;
+    return st;
 }

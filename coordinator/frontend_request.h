@@ -40,7 +40,8 @@ void frontend_request_token_classes(struct method_params *params,
                                     const struct frontend_rules *rules,
                                     const Winnow__V1__FastGen *message);
 
-/* *out is complete but for handle, deadline_ms, arrived_ms, sink and context. */
+/* *out is complete but for handle, deadline_ms, arrived_ms, sink and context.  After a refusal it
+ * holds what was read until then.  It is the caller's to free either way; NULL: no memory. */
 status frontend_request_decode(const struct frontend_rules *rules, const uint8_t *data,
                                size_t bytes, struct request **out, struct stop_set *stops);
 

@@ -1,9 +1,9 @@
 /* Generate: a request goes to the core, its tokens come back as text. */
-#include "common/log.h"
 #include "coordinator/exchange.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void take_own_failure(struct exchange *exchange, status st)
 {
@@ -34,6 +34,7 @@ static void on_progress(struct request *request, const struct request_progress *
     struct exchange *exchange = request->context;
     struct frontend_packed packed;
 
+    account_progress(&exchange->account, progress, service_now());
     if (rpc_call_unsent_bytes(exchange->call)) {
         return; /* the client is behind: older news would only pile up */
     }
@@ -65,6 +66,7 @@ static bool on_token(struct request *request, uint32_t index, const struct resul
     status st = STATUS_OK;
 
     sample->n_tokens++;
+    account_token(&exchange->account, &sample->last_ms, service_now());
     if (sample->tokens && !stop) {
         bool watch = sample->n_tokens >= request->sampling.min_tokens;
         st = next_text(exchange, sample, watch, token->id, &text, &bytes);
@@ -122,16 +124,7 @@ static void on_done(struct request *request, const struct request_done *done)
         st = frontend_reply_done(&packed, &final, stop);
     }
     send_or_fail(exchange, st, &packed);
-    log_info(
-        "generate: sample done id=\"%s\" handle=%llu method=%s prompt=%u tokens=%u kept=%llu "
-        "queue_ms=%.1f prefill_ms=%.1f scoring_ms=%.1f beside_ms=%.1f ttft_ms=%.1f decode_ms=%.1f "
-        "collective_ms=%.1f total_ms=%.1f",
-        request->request_id, (unsigned long long)request->handle,
-        method_name(request->params.method), done->usage.prompt_tokens,
-        done->usage.completion_tokens, (unsigned long long)done->usage.kv_bytes,
-        done->timing.queue_ms, done->timing.prefill_ms, done->timing.scoring_ms,
-        done->timing.beside_ms, done->timing.ttft_ms, done->timing.decode_ms,
-        done->timing.collective_ms, done->timing.total_ms);
+    account_sample(&exchange->account, request, &final);
 }
 
 static void on_ended(struct request *request, const struct failure *failure, int64_t retry_after_ms)
@@ -140,11 +133,9 @@ static void on_ended(struct request *request, const struct failure *failure, int
     const struct failure *why = exchange->failure.code ? &exchange->failure : failure;
 
     if (why) {
-        log_info("generate: failed id=\"%s\" handle=%llu code=%d reason=\"%s\"",
-                 request->request_id, (unsigned long long)request->handle, (int)why->code,
-                 why->text);
         exchange_fail(exchange, status_fail(why->code, "%s", why->text), retry_after_ms);
     } else {
+        exchange_close(exchange, STATUS_OK, "");
         rpc_call_finish(exchange->call, STATUS_OK, NULL, NULL, 0);
     }
     request_free(request);
@@ -198,6 +189,16 @@ void generate_cancel(struct exchange *exchange)
     service_cancel(exchange->frontend->config.service, exchange->handle);
 }
 
+void generate_open_account(struct exchange *exchange)
+{
+    struct account *account = &exchange->account;
+
+    account->meters = exchange->frontend->config.meters;
+    account->handle = exchange->handle;
+    account->arrived_ms = exchange->arrived_ms;
+    trace_context_id(account->trace_id, rpc_call_metadata(exchange->call, "traceparent"));
+}
+
 void generate_work(struct exchange *exchange)
 {
     struct frontend *frontend = exchange->frontend;
@@ -205,6 +206,7 @@ void generate_work(struct exchange *exchange)
     status st = frontend_request_decode(&frontend->config.rules, exchange->data, exchange->bytes,
                                         &request, &exchange->stops);
 
+    account_request(&exchange->account, request);
     if (!st) {
         st = open_samples(exchange, request->n_samples);
     }
@@ -216,6 +218,7 @@ void generate_work(struct exchange *exchange)
     request->handle = exchange->handle;
     snprintf(request->caller, sizeof(request->caller), "%s", rpc_call_caller(exchange->call));
     request->arrived_ms = exchange->arrived_ms;
+    memcpy(request->trace_id, exchange->account.trace_id, sizeof(request->trace_id));
     request->deadline_ms = deadline_of(exchange);
     request->sink = &sink;
     request->context = exchange;

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_ARGUMENTS = 20, MAX_PATH = 4096 };
+enum { MAX_ARGUMENTS = 32, MAX_PATH = 4096 };
 
 struct child {
     pid_t pid; /* 0: not running */
@@ -56,10 +56,10 @@ static status find_executable(char *out, size_t out_size)
     return STATUS_OK;
 }
 
-static void add_argument(struct local *local, const char *name, char *value)
+static void add_argument(struct local *local, const char *name, const char *value)
 {
     local->arguments[local->n_arguments++] = (char *)name;
-    local->arguments[local->n_arguments++] = value;
+    local->arguments[local->n_arguments++] = (char *)value;
 }
 
 static bool is_cuda(const struct local *local)
@@ -93,6 +93,10 @@ static status make_arguments(struct local *local, const struct service_local *co
         snprintf(local->numbers[1], sizeof(local->numbers[1]), "%d", config->threads);
         add_argument(local, "--threads", local->numbers[1]);
     }
+    add_argument(local, "--log-format", config->log_json ? "json" : "text");
+    /* The environment may set these for the coordinator: its ports are taken. */
+    add_argument(local, "--http", "");
+    add_argument(local, "--health-listen", "");
     if (config->kv_memory > 0) {
         snprintf(local->numbers[2], sizeof(local->numbers[2]), "%lld",
                  (long long)config->kv_memory);

@@ -1,13 +1,15 @@
 /* main.c - winnow-coordinator: options, model, core, services; then everything closed in reverse.
  */
 #include "common/file.h"
+#include "common/health.h"
 #include "common/log.h"
 #include "common/rpc.h"
+#include "common/web.h"
 #include "coordinator/callers.h"
 #include "coordinator/config.h"
 #include "coordinator/control.h"
 #include "coordinator/frontend.h"
-#include "coordinator/health.h"
+#include "coordinator/meters.h"
 #include "coordinator/reflection.h"
 
 #include <errno.h>
@@ -34,6 +36,9 @@ struct coordinator {
     struct token_ids punct_ids;
     struct profiles *profiles; /* NULL: none */
     struct health *health;
+    struct meters *meters; /* NULL, and web as well: no --http */
+    struct web *web;
+    struct health_port *health_port; /* NULL: none of its own */
     struct service *service;
     struct frontend *frontend;
     struct callers *callers;
@@ -150,9 +155,11 @@ static status open_service(struct coordinator *it)
                 .threads = config->threads,
                 .kv_memory = config->kv_memory,
                 .secret_file = config->secret_file,
+                .log_json = config->log_json,
             },
         .worker_tls = config->worker_tls,
         .secret_file = config->secret_file,
+        .meters = it->meters,
         .on_ready = health_set_ready,
         .on_hopeless = on_hopeless,
         .context = it->health,
@@ -178,6 +185,7 @@ static status open_frontend(struct coordinator *it)
                 .punct_ids = it->punct_ids,
             },
         .service = it->service,
+        .meters = it->meters,
         .dtype = config->dtype,
         .tensor_parallel = config->tensor_parallel,
     };
@@ -210,6 +218,29 @@ static status start_server(struct coordinator *it)
         .context = it->callers,
     };
     return rpc_server_start(&it->server, &server);
+}
+
+static status open_views(struct coordinator *it)
+{
+    const struct config *config = &it->config;
+    const struct meters_config meters = {
+        .model_name = config->model.name,
+        .ranks = config->tensor_parallel,
+        .dtype = config->dtype,
+        .max_context = config->max_context,
+    };
+    status st = STATUS_OK;
+
+    if (*config->http) {
+        st = meters_open(&it->meters, &meters);
+    }
+    if (*config->http && !st) {
+        st = web_open(&it->web, config->http, meters_metrics(it->meters), it->health);
+    }
+    if (*config->health_listen && !st) {
+        st = health_serve(&it->health_port, it->health, config->health_listen);
+    }
+    return st;
 }
 
 static status open_callers(struct coordinator *it)
@@ -251,6 +282,9 @@ static status open_all(struct coordinator *it)
     }
     if (!st) {
         st = health_open(&it->health);
+    }
+    if (!st) {
+        st = open_views(it);
     }
     if (!st) {
         st = open_service(it);
@@ -300,6 +334,9 @@ static void close_all(struct coordinator *it)
     frontend_close(it->frontend);
     callers_close(it->callers);
     reflection_close(it->reflection);
+    web_close(it->web);
+    health_port_close(it->health_port);
+    meters_close(it->meters);
     health_close(it->health);
     profiles_close(it->profiles);
     chat_free(it->chat);

@@ -23,6 +23,7 @@ enum request_limits {
     REQUEST_MAX_CALLER = 255,  /* bytes of a caller's name */
     REQUEST_MAX_SAMPLES = 64,  /* n */
     REQUEST_MAX_STOP_IDS = 64, /* beside the model's own */
+    REQUEST_TRACE_ID = 32,     /* hexadecimal digits */
 };
 
 /* Numbers of winnow.v1. */
@@ -123,6 +124,7 @@ struct request {
     uint64_t handle;                     /* of service_next_handle() */
     char request_id[REQUEST_MAX_ID + 1]; /* "": none */
     char caller[REQUEST_MAX_CALLER + 1]; /* whose it is; "": nobody's in particular */
+    char trace_id[REQUEST_TRACE_ID + 1]; /* likewise */
     uint32_t *prompt;                    /* owned; every id below the vocabulary size */
     uint32_t n_prompt;
     struct method_params params; /* complete; its lists point to the next three */

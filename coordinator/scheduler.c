@@ -559,6 +559,18 @@ uint32_t scheduler_pages_free(const struct scheduler *s, uint32_t index, int ran
     return s->groups[index].ready ? s->groups[index].free[rank] : 0;
 }
 
+double scheduler_promised(const struct scheduler *s, uint32_t index)
+{
+    const struct group *group = &s->groups[index];
+    double most = 0;
+
+    for (int rank = 0; group->ready && rank < s->config.ranks; rank++) {
+        double promised = 1 - (double)group->free[rank] / group->pages[rank];
+        most = promised > most ? promised : most;
+    }
+    return most;
+}
+
 static void set_defaults(struct scheduler_config *config)
 {
     config->queue_requests = config->queue_requests ? config->queue_requests : 1024;

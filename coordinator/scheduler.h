@@ -129,6 +129,8 @@ struct scheduler_counts scheduler_counts(const struct scheduler *s);
 uint32_t scheduler_group_running(const struct scheduler *s, uint32_t index);
 /* Nothing runs there any more, but the plan that gives the memory back is not answered yet. */
 bool scheduler_group_clearing(const struct scheduler *s, uint32_t index);
+/* Share of the pages that running requests may come to need, on the rank with least left: 0..1. */
+double scheduler_promised(const struct scheduler *s, uint32_t index);
 uint32_t scheduler_pages_free(const struct scheduler *s, uint32_t index, int rank);
 
 #endif

@@ -35,7 +35,10 @@ struct service_local {
     int threads;             /* of each; 0: the worker's default */
     int64_t kv_memory;       /* bytes, of each; 0: the worker's default */
     const char *secret_file; /* of the cluster; NULL: none */
+    bool log_json;           /* as this program does */
 };
+
+struct meters;
 
 /* Strings and pointers are borrowed for the life of the service. */
 struct service_config {
@@ -53,6 +56,7 @@ struct service_config {
     int heartbeat_timeout_ms;  /* a worker silent for so long is lost; 0: 5000 */
     int reform_timeout_ms;     /* requests wait so long for a lost group; 0: the scheduler's */
     struct service_local local;
+    struct meters *meters; /* NULL: nothing is counted */
     /* At least one group is ready and the service is not draining.  Called at every change. */
     void (*on_ready)(bool ready, void *context);
     /* A local worker cannot serve (its model is broken, say) and no group was ever ready: the

@@ -62,8 +62,11 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
     int64_t threads = default_threads();
     int64_t rank = -1;
 
-    *out = (struct worker_config){
-        .coordinator = "127.0.0.1:8601", .advertise = "127.0.0.1", .cohort = ""};
+    *out = (struct worker_config){.coordinator = "127.0.0.1:8601",
+                                  .advertise = "127.0.0.1",
+                                  .cohort = "",
+                                  .http = "",
+                                  .health_listen = ""};
     const struct option table[] = {
         {"coordinator", OPTION_STRING, &out->coordinator, "HOST:PORT",
          "the coordinator's --worker-listen address", 0, 0},
@@ -89,6 +92,10 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
          "be one group only with workers of this name (a rack, a switch)", 0, 0},
         {"preload", OPTION_FLAG, &out->preload, NULL,
          "read the weight files from front to back first, for disks behind a network", 0, 0},
+        {"http", OPTION_STRING, &out->http, "HOST:PORT",
+         "serve metrics and health over HTTP; port 0: any; default: not", 0, 0},
+        {"health-listen", OPTION_STRING, &out->health_listen, "HOST:PORT",
+         "serve grpc.health.v1; port 0: any; default: not", 0, 0},
         {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
          1e9},
         {"log-format", OPTION_STRING, &log_format, "text|json", "form of the log lines", 0, 0},

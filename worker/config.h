@@ -16,13 +16,15 @@ struct worker_config {
     const char *backend;          /* "cpu" or "cuda" */
     int device_index;
     int threads;
-    int64_t kv_memory;     /* bytes; 0: a share of the free memory */
-    const char *advertise; /* address that other ranks reach this one at */
-    bool tcp_only;         /* no shared memory with ranks on this host */
-    int fixed_rank;        /* -1: any */
-    const char *cohort;    /* of the workers that may be one group with this one; "" */
-    bool preload;          /* read the weight files from front to back before they are mapped */
-    int64_t parent_pid;    /* the process to die with; 0: none */
+    int64_t kv_memory;         /* bytes; 0: a share of the free memory */
+    const char *advertise;     /* address that other ranks reach this one at */
+    const char *http;          /* metrics and probes; "": not served */
+    const char *health_listen; /* grpc.health.v1; likewise */
+    bool tcp_only;             /* no shared memory with ranks on this host */
+    int fixed_rank;            /* -1: any */
+    const char *cohort;        /* of the workers that may be one group with this one; "" */
+    bool preload;              /* read the weight files from front to back before they are mapped */
+    int64_t parent_pid;        /* the process to die with; 0: none */
     bool log_json;
     bool log_debug;
 };

@@ -4,6 +4,7 @@
 #include "common/rpc.h"
 #include "worker/model.h"
 #include "worker/rank.h"
+#include "worker/vitals.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -32,6 +33,16 @@ static status die_with(int64_t parent)
     return STATUS_OK;
 }
 
+static status open_vitals(struct vitals **out, const struct worker_config *config)
+{
+    struct model_config model;
+
+    model_config_name(&model, config->model);
+    return vitals_open(out, &(struct vitals_config){.http = config->http,
+                                                    .health_listen = config->health_listen,
+                                                    .model_name = model.name});
+}
+
 static status run(const struct worker_config *config)
 {
     struct link_config link = {.coordinator = config->coordinator,
@@ -42,25 +53,31 @@ static status run(const struct worker_config *config)
                                .fixed_rank = config->fixed_rank,
                                .cohort = config->cohort};
     struct sigaction action = {.sa_handler = on_signal};
+    struct vitals *vitals = NULL;
 
     status st = die_with(config->parent_pid);
     if (!st) {
         st = model_fingerprint(&link.model_fingerprint, config->model);
     }
     if (!st) {
+        st = open_vitals(&vitals, config);
+    }
+    if (!st) {
         st = link_open(&running, &link);
     }
     if (st) {
+        vitals_close(vitals);
         return st;
     }
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL); /* gloo writes to peers that may be gone */
-    st = rank_run(running, config);
+    st = rank_run(running, config, vitals);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     link_close(running);
+    vitals_close(vitals);
     return st;
 }
 

@@ -5,6 +5,7 @@
 #include "common/plan.h"
 #include "worker/engine.h"
 #include "worker/model.h"
+#include "worker/warmup.h"
 
 #include <stdlib.h>
 
@@ -13,6 +14,7 @@ enum { COLLECTIVE_TIMEOUT_MS = 120000, FREE_MEMORY_PERCENT = 40, FREE_GPU_PERCEN
 struct rank {
     struct link *link;
     const struct worker_config *config;
+    struct vitals *vitals;
     enum dtype dtype; /* of the open device */
     struct device *device;
     struct model *model;
@@ -26,6 +28,7 @@ struct rank {
 /* The group is over; weights stay. */
 static void leave_group(struct rank *rank)
 {
+    vitals_not_ready(rank->vitals);
     engine_close(rank->engine);
     rank->engine = NULL;
     link_watch(rank->link, NULL);
@@ -138,9 +141,14 @@ static status join(struct rank *rank, const struct link_assignment *assign)
         link_watch(rank->link, rank->comm);
         st = engine_open(&rank->engine, rank->device, rank->model, rank->comm, &engine);
     }
+    double start = clock_ms();
+    if (!st) {
+        st = warmup_run(rank->engine, rank->model, engine.max_context, assign->epoch);
+    }
     if (st) {
         return st;
     }
+    double warmup_ms = clock_ms() - start;
     struct engine_memory memory = engine_memory(rank->model, rank->dtype, &engine);
     rank->epoch = assign->epoch;
     const struct link_ready ready = {.kv_bytes_total = engine_kv_bytes_total(rank->engine),
@@ -150,11 +158,12 @@ static status join(struct rank *rank, const struct link_assignment *assign)
                                      .scratch_bytes = memory.hidden + memory.layer_kv + memory.step,
                                      .device = device_description(rank->device)};
     log_info("rank: ready group=%u rank=%u size=%u epoch=%llu device=\"%s\" weight_bytes=%llu "
-             "hidden_bytes=%llu layer_kv_bytes=%llu step_bytes=%llu pool_bytes=%llu",
+             "hidden_bytes=%llu layer_kv_bytes=%llu step_bytes=%llu pool_bytes=%llu warmup_ms=%.1f",
              assign->group, assign->rank, assign->size, (unsigned long long)assign->epoch,
              ready.device, (unsigned long long)ready.weight_bytes,
              (unsigned long long)memory.hidden, (unsigned long long)memory.layer_kv,
-             (unsigned long long)memory.step, (unsigned long long)memory.pool);
+             (unsigned long long)memory.step, (unsigned long long)memory.pool, warmup_ms);
+    vitals_ready(rank->vitals, assign->group, assign->rank, ready.kv_bytes_total);
     link_send_ready(rank->link, assign->epoch, &ready);
     return STATUS_OK;
 }
@@ -170,10 +179,12 @@ static status execute(struct rank *rank, const uint8_t *data, size_t bytes)
     if (st) {
         return st;
     }
+    vitals_begin_step(rank->vitals, clock_ms());
     st = plan.epoch == rank->epoch
              ? engine_step(rank->engine, &plan, &result)
              : status_fail(STATUS_INTERNAL, "plan of epoch %llu in %llu",
                            (unsigned long long)plan.epoch, (unsigned long long)rank->epoch);
+    vitals_end_step(rank->vitals, st ? NULL : &result);
     if (!st) {
         st = step_result_encode(&result, &packed, &packed_bytes);
     }
@@ -225,9 +236,9 @@ static status handle(struct rank *rank, const struct link_event *event)
     return STATUS_OK;
 }
 
-status rank_run(struct link *link, const struct worker_config *config)
+status rank_run(struct link *link, const struct worker_config *config, struct vitals *vitals)
 {
-    struct rank rank = {.link = link, .config = config};
+    struct rank rank = {.link = link, .config = config, .vitals = vitals};
     struct link_event event;
     status st = STATUS_OK;
 

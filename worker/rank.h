@@ -9,8 +9,9 @@
 
 #include "worker/config.h"
 #include "worker/link.h"
+#include "worker/vitals.h"
 
 /* Returns when the link is stopped (STATUS_OK), or when this worker can never serve. */
-status rank_run(struct link *link, const struct worker_config *config);
+status rank_run(struct link *link, const struct worker_config *config, struct vitals *vitals);
 
 #endif

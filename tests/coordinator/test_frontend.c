@@ -482,6 +482,8 @@ static void test_bytes_that_are_no_request_are_refused(void **state)
         CHECK_FAILS(frontend_request_decode(&rules, (const uint8_t *)bad[i].bytes, bad[i].n,
                                             &request, &stops),
                     STATUS_INVALID, "are no GenerateRequest");
+        request_free(request);
+        request = NULL;
     }
 }
 
@@ -506,6 +508,8 @@ static void test_a_message_of_tiny_parts_runs_out_of_its_budget(void **state)
     }
     CHECK_FAILS(frontend_request_decode(&rules, data, at, &request, &stops), STATUS_EXHAUSTED,
                 "too many small parts");
+    request_free(request);
+    request = NULL;
     free(data);
 }
 

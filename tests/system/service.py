@@ -244,10 +244,11 @@ class Service(Client):
     def alive(self):
         return self.process.poll() is None
 
-    def log_text(self):
+    def log_text(self, most=20000):
+        """The end of what the programs logged; most=0: all of it."""
         self.log.flush()
         with open(f"/proc/self/fd/{self.log.fileno()}", errors="replace") as log:
-            return log.read()[-20000:]
+            return log.read()[-most:]
 
     def workers(self):
         """Process ids of the local workers: the coordinator's children named winnow-worker."""

@@ -1,4 +1,4 @@
-#include "coordinator/health.h"
+#include "common/health.h"
 
 #include "common/log.h"
 #include "grpc/health/v1/health.pb-c.h"
@@ -37,6 +37,7 @@ struct health {
     pthread_mutex_t lock; /* guards all below; states are sent with it held, so they keep order */
     pthread_cond_t stop_now;
     bool serving[2]; /* by topic */
+    bool leaving;    /* readiness is off for good */
     bool stopping;
     struct watcher *watchers;
     int n_watchers;
@@ -189,11 +190,39 @@ void health_set_ready(bool ready, void *context)
     struct health *health = context;
 
     pthread_mutex_lock(&health->lock);
-    if (!health->stopping) {
-        set_state(health, TOPIC_READY, ready);
-    }
+    ready = ready && !health->leaving;
+    bool changed = health->serving[TOPIC_READY] != ready;
+    set_state(health, TOPIC_READY, ready);
     pthread_mutex_unlock(&health->lock);
-    log_info("health: %s", ready ? "serving" : "not serving");
+    if (changed) {
+        log_info("health: %s", ready ? "serving" : "not serving");
+    }
+}
+
+void health_leave(struct health *health)
+{
+    pthread_mutex_lock(&health->lock);
+    health->leaving = true;
+    pthread_mutex_unlock(&health->lock);
+    health_set_ready(false, health);
+}
+
+static bool is_serving(struct health *health, enum topic topic)
+{
+    pthread_mutex_lock(&health->lock);
+    bool serving = health->serving[topic];
+    pthread_mutex_unlock(&health->lock);
+    return serving;
+}
+
+bool health_is_ready(struct health *health)
+{
+    return is_serving(health, TOPIC_READY);
+}
+
+bool health_is_alive(struct health *health)
+{
+    return is_serving(health, TOPIC_ALIVE);
 }
 
 static void *look_at_liveness(void *context)
@@ -251,8 +280,8 @@ void health_stop(struct health *health)
     if (!health) {
         return;
     }
+    health_leave(health);
     pthread_mutex_lock(&health->lock);
-    set_state(health, TOPIC_READY, false);
     health->stopping = true;
     pthread_cond_broadcast(&health->stop_now);
     for (struct watcher *watcher = health->watchers; watcher; watcher = watcher->next) {
@@ -293,4 +322,44 @@ void health_handlers(struct health *health, struct rpc_handler *out)
         .max_message = HEALTH_MAX_REQUEST,
         .context = health,
     };
+}
+
+/* ---- a port of its own ---- */
+
+struct health_port {
+    struct rpc_handler handlers[HEALTH_HANDLERS];
+    struct rpc_server *server;
+};
+
+status health_serve(struct health_port **out, struct health *health, const char *listen)
+{
+    struct health_port *port = calloc(1, sizeof(*port));
+
+    if (!port) {
+        return status_fail(STATUS_EXHAUSTED, "no memory for the health port");
+    }
+    health_handlers(health, port->handlers);
+    status st = rpc_server_start(&port->server, &(struct rpc_server_config){
+                                                    .listen = listen,
+                                                    .handlers = port->handlers,
+                                                    .n_handlers = HEALTH_HANDLERS,
+                                                    .completion_threads = 1,
+                                                    .max_message = HEALTH_MAX_REQUEST,
+                                                });
+    if (st) {
+        free(port);
+        return status_note(st, "--health-listen");
+    }
+    log_info("health: listening host=%.*s port=%d", (int)(strrchr(listen, ':') - listen), listen,
+             rpc_server_port(port->server));
+    *out = port;
+    return STATUS_OK;
+}
+
+void health_port_close(struct health_port *port)
+{
+    if (port) {
+        rpc_server_stop(port->server, HEALTH_LAST_WORDS_MS);
+        free(port);
+    }
 }
