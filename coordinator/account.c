@@ -108,6 +108,7 @@ void account_close(struct account *account, status code, const char *why, double
         LOG_FIELD_TEXT("id", account->request_id),
         LOG_FIELD_TEXT("trace_id", account->trace_id),
         LOG_FIELD_INTEGER("handle", account->handle),
+        LOG_FIELD_TEXT("caller", account->caller),
         LOG_FIELD_TEXT("status", status_name(code)),
         LOG_FIELD_TEXT("finish", finish_name(account->reason)),
         LOG_FIELD_TEXT("phase", phase_name(account->phase)),

@@ -16,6 +16,7 @@ struct account {
     struct meters *meters; /* borrowed; NULL: none */
     uint64_t handle;
     char request_id[REQUEST_MAX_ID + 1];
+    char caller[REQUEST_MAX_CALLER + 1];
     char trace_id[REQUEST_TRACE_ID + 1]; /* "": none */
     enum method method;
     uint32_t n_samples;

@@ -196,6 +196,7 @@ void generate_open_account(struct exchange *exchange)
     account->meters = exchange->frontend->config.meters;
     account->handle = exchange->handle;
     account->arrived_ms = exchange->arrived_ms;
+    snprintf(account->caller, sizeof(account->caller), "%s", rpc_call_caller(exchange->call));
     trace_context_id(account->trace_id, rpc_call_metadata(exchange->call, "traceparent"));
 }
 
