@@ -217,7 +217,7 @@ static void pump(struct rpc_call *call)
         put_status(call, &ops[n++]);
     }
     call->sending = true;
-    grpc_call_error error = grpc_call_start_batch(call->call, ops, n, &call->send_tag, NULL);
+    grpc_call_error error = rpc_start_batch(call->call, ops, n, &call->send_tag);
     assert(error == GRPC_CALL_OK);
 }
 
@@ -267,7 +267,7 @@ static void receive(struct rpc_call *call)
     op.data.recv_message.recv_message = &call->received;
     pthread_mutex_lock(&call->lock);
     call->receiving = true;
-    grpc_call_error error = grpc_call_start_batch(call->call, &op, 1, &call->recv_tag, NULL);
+    grpc_call_error error = rpc_start_batch(call->call, &op, 1, &call->recv_tag);
     pthread_mutex_unlock(&call->lock);
     assert(error == GRPC_CALL_OK);
 }
@@ -337,9 +337,9 @@ struct rpc_call *rpc_call_create_take(struct rpc_server *server, const struct rp
     call->handler = handler;
     call->deadline = details->deadline;
     call->text = grpc_empty_slice();
-    call->recv_tag = (struct rpc_tag){on_received, call};
-    call->send_tag = (struct rpc_tag){on_sent, call};
-    call->close_tag = (struct rpc_tag){on_closed, call};
+    call->recv_tag = (struct rpc_tag){.done = on_received, .owner = call};
+    call->send_tag = (struct rpc_tag){.done = on_sent, .owner = call};
+    call->close_tag = (struct rpc_tag){.done = on_closed, .owner = call};
     if (!copy_metadata(call, metadata)) {
         free(call);
         return NULL;
@@ -358,7 +358,7 @@ static void await_close(struct rpc_call *call)
     op.op = GRPC_OP_RECV_CLOSE_ON_SERVER;
     op.data.recv_close_on_server.cancelled = &call->cancelled;
     pthread_mutex_lock(&call->lock);
-    grpc_call_error error = grpc_call_start_batch(call->call, &op, 1, &call->close_tag, NULL);
+    grpc_call_error error = rpc_start_batch(call->call, &op, 1, &call->close_tag);
     pthread_mutex_unlock(&call->lock);
     assert(error == GRPC_CALL_OK);
 }

@@ -160,7 +160,7 @@ static void pump(struct rpc_stream *stream)
         return;
     }
     stream->sending = true;
-    grpc_call_error error = grpc_call_start_batch(stream->call, ops, n, &stream->send_tag, NULL);
+    grpc_call_error error = rpc_start_batch(stream->call, ops, n, &stream->send_tag);
     assert(error == GRPC_CALL_OK);
 }
 
@@ -190,7 +190,7 @@ static void receive(struct rpc_stream *stream)
     op.data.recv_message.recv_message = &stream->received;
     pthread_mutex_lock(&stream->lock);
     stream->receiving = true;
-    grpc_call_error error = grpc_call_start_batch(stream->call, &op, 1, &stream->recv_tag, NULL);
+    grpc_call_error error = rpc_start_batch(stream->call, &op, 1, &stream->recv_tag);
     pthread_mutex_unlock(&stream->lock);
     assert(error == GRPC_CALL_OK);
 }
@@ -259,19 +259,19 @@ static void start_batches(struct rpc_stream *stream)
     ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
     ops[0].data.send_initial_metadata.metadata = &stream->authorization;
     ops[0].data.send_initial_metadata.count = stream->client->secrets ? 1 : 0;
-    errors[0] = grpc_call_start_batch(stream->call, ops, 1, &stream->start_tag, NULL);
+    errors[0] = rpc_start_batch(stream->call, ops, 1, &stream->start_tag);
     memset(ops, 0, sizeof(ops));
     ops[0].op = GRPC_OP_RECV_STATUS_ON_CLIENT;
     ops[0].data.recv_status_on_client.trailing_metadata = &stream->trailing;
     ops[0].data.recv_status_on_client.status = &stream->code;
     ops[0].data.recv_status_on_client.status_details = &stream->text;
-    errors[1] = grpc_call_start_batch(stream->call, ops, 1, &stream->end_tag, NULL);
+    errors[1] = rpc_start_batch(stream->call, ops, 1, &stream->end_tag);
     memset(ops, 0, sizeof(ops));
     ops[0].op = GRPC_OP_RECV_INITIAL_METADATA;
     ops[0].data.recv_initial_metadata.recv_initial_metadata = &stream->initial;
     ops[1].op = GRPC_OP_RECV_MESSAGE;
     ops[1].data.recv_message.recv_message = &stream->received;
-    errors[2] = grpc_call_start_batch(stream->call, ops, 2, &stream->recv_tag, NULL);
+    errors[2] = rpc_start_batch(stream->call, ops, 2, &stream->recv_tag);
     pthread_mutex_unlock(&stream->lock);
     assert(errors[0] == GRPC_CALL_OK && errors[1] == GRPC_CALL_OK && errors[2] == GRPC_CALL_OK);
 }
@@ -306,10 +306,10 @@ static struct rpc_stream *stream_create(struct rpc_client *client, const struct 
     if (client->secrets) {
         put_secret(stream);
     }
-    stream->start_tag = (struct rpc_tag){on_started, stream};
-    stream->recv_tag = (struct rpc_tag){on_received, stream};
-    stream->send_tag = (struct rpc_tag){on_sent, stream};
-    stream->end_tag = (struct rpc_tag){on_end, stream};
+    stream->start_tag = (struct rpc_tag){.done = on_started, .owner = stream};
+    stream->recv_tag = (struct rpc_tag){.done = on_received, .owner = stream};
+    stream->send_tag = (struct rpc_tag){.done = on_sent, .owner = stream};
+    stream->end_tag = (struct rpc_tag){.done = on_end, .owner = stream};
     return stream;
 }
 

@@ -7,6 +7,7 @@
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/support/log.h>
 
+#include <assert.h>
 #include <limits.h>
 #include <stdlib.h>
 
@@ -30,6 +31,18 @@ void rpc_fini(void)
     grpc_shutdown_blocking();
 }
 
+void rpc_tag_hand(struct rpc_tag *tag)
+{
+    atomic_store_explicit(&tag->handed, true, memory_order_release);
+}
+
+grpc_call_error rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t n_ops,
+                                struct rpc_tag *tag)
+{
+    rpc_tag_hand(tag);
+    return grpc_call_start_batch(call, ops, n_ops, tag, NULL);
+}
+
 static void *run_loop(void *context)
 {
     struct rpc_loop *loop = context;
@@ -42,6 +55,8 @@ static void *run_loop(void *context)
         }
         if (event.type == GRPC_OP_COMPLETE) {
             struct rpc_tag *tag = event.tag;
+            bool handed = atomic_load_explicit(&tag->handed, memory_order_acquire);
+            assert(handed);
             tag->done(tag->owner, event.success != 0);
         }
     }

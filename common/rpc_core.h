@@ -10,12 +10,14 @@
 #include <grpc/grpc.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct rpc_tag {
     void (*done)(void *owner, bool ok);
     void *owner;
+    atomic_bool handed; /* to gRPC; see rpc_tag_hand() */
 };
 
 struct rpc_loop {
@@ -34,6 +36,12 @@ struct rpc_outbox {
     struct rpc_outgoing *first, *last;
     size_t bytes; /* of all that is not yet written, the one in flight included */
 };
+
+/* Before a tag is given to gRPC.  What this thread wrote is seen by the loop that gets the tag
+ * back: gRPC sees to that too, but not in a way that tools which look for races can follow. */
+void rpc_tag_hand(struct rpc_tag *tag);
+grpc_call_error rpc_start_batch(grpc_call *call, const grpc_op *ops, size_t n_ops,
+                                struct rpc_tag *tag);
 
 bool rpc_loop_start(struct rpc_loop *loop); /* false: no thread or no memory */
 void rpc_loop_stop(struct rpc_loop *loop);  /* every event has been delivered when it returns */

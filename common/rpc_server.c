@@ -140,6 +140,7 @@ static void accept_next(struct rpc_lane *lane)
     grpc_call_details_init(&lane->details);
     grpc_metadata_array_init(&lane->metadata);
     lane->call = NULL;
+    rpc_tag_hand(&lane->accept_tag);
     grpc_call_error error =
         grpc_server_request_call(lane->server->grpc, &lane->call, &lane->details, &lane->metadata,
                                  lane->loop.queue, lane->loop.queue, &lane->accept_tag);
@@ -226,7 +227,7 @@ static status start_lanes(struct rpc_server *server, int n_lanes)
     for (int i = 0; i < n_lanes; i++) {
         struct rpc_lane *lane = &server->lanes[i];
         lane->server = server;
-        lane->accept_tag = (struct rpc_tag){on_accepted, lane};
+        lane->accept_tag = (struct rpc_tag){.done = on_accepted, .owner = lane};
         if (!rpc_loop_start(&lane->loop)) {
             return status_fail(STATUS_EXHAUSTED, "no thread for a completion queue");
         }
@@ -274,7 +275,7 @@ status rpc_server_start(struct rpc_server **out, const struct rpc_server_config 
     server->asks_certificates = config->tls.cert && config->tls.ca;
     server->authorize = config->authorize;
     server->context = config->context;
-    server->shut_tag = (struct rpc_tag){on_shut, server};
+    server->shut_tag = (struct rpc_tag){.done = on_shut, .owner = server};
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
     server->grpc = create_grpc_server(server);
@@ -327,6 +328,7 @@ void rpc_server_stop(struct rpc_server *server, int grace_ms)
         return;
     }
     if (server->n_lanes) {
+        rpc_tag_hand(&server->shut_tag);
         grpc_server_shutdown_and_notify(server->grpc, server->lanes[0].loop.queue,
                                         &server->shut_tag);
         await_calls(server, grace_ms > 0 ? grace_ms : 0);

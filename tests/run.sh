@@ -8,7 +8,8 @@
 #   --all              also what takes long: more goldens, bfloat16 at every degree, longer fuzzing,
 #                      and what tests do more of with WINNOW_TEST_LONG set: trials, simulated requests
 #   --fuzz-seconds N   for each fuzz target (default 20)
-#   PART               only these: lint unit asan fuzz goldens system
+#   PART               only these: lint unit asan fuzz goldens system, and sanitized, which is part of
+#                      a run with --all: the services under load, with ASan and UBSan, and with TSan
 #
 # More data is used where WINNOW_TEST_DATA names a folder that holds goldens/, models/ and
 # tokenizers/.  The last line counts everything; the exit status says whether all of it passed.
@@ -17,20 +18,20 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
 parts=() all='' fuzz_seconds=20 setup_only=''
-usage() { sed -n '2,14s/^# \{0,1\}//p' "$root/tests/run.sh"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$root/tests/run.sh"; }
 while [ $# -gt 0 ]; do
     case $1 in
         --setup-only) setup_only=1 ;;
         --quick) parts+=(lint unit) ;;
         --all) all=1 fuzz_seconds=300; export WINNOW_TEST_LONG=1 ;;
         --fuzz-seconds) fuzz_seconds=${2:?--fuzz-seconds needs a number}; shift ;;
-        lint | unit | asan | fuzz | goldens | system) parts+=("$1") ;;
+        lint | unit | asan | fuzz | goldens | system | sanitized) parts+=("$1") ;;
         --help | -h) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
     shift
 done
-[ "${#parts[@]}" -gt 0 ] || parts=(lint unit asan fuzz goldens system)
+[ "${#parts[@]}" -gt 0 ] || parts=(lint unit asan fuzz goldens system ${all:+sanitized})
 
 deploy/local/setup.sh --tests
 if [ -n "$setup_only" ]; then exit 0; fi
@@ -168,6 +169,11 @@ part_goldens() {
     goldens tests/goldens/data --tp "$([ -n "$all" ] && echo 1,2,4 || echo 2)" --dtype bfloat16 \
         --method full fastkv
     goldens_on_emulated_gpu
+}
+part_sanitized() {
+    [ -f build-tsan/build.ninja ] || cmake --preset tsan >"$work/silent"
+    one 'build with TSan' cmake --build --preset tsan --target winnow-coordinator winnow-worker
+    pytests 'services under load, with sanitizers' tests/system/test_sanitized.py
 }
 part_system() {
     pytests 'system tests' tests/system

@@ -10,7 +10,7 @@ import time
 from service import BUILD, SERVING, api, full, grpc, prompt, sampling
 
 ALL = os.environ.get("WINNOW_TEST_LONG")  # tests/run.sh --all
-HEARTBEAT_S = 2
+HEARTBEAT_S = 3
 # A silent rank is lost HEARTBEAT_S after its last message, which is up to 0.5 s old; the coordinator
 # looks every 50 ms.  The rest is for a busy machine.
 DETECTED_S = HEARTBEAT_S + 3
