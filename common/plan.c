@@ -69,6 +69,13 @@ static void write_sampling(Winnow__V1__Sampling *out, const struct sampling *sam
 static void write_begin(struct begin_wire *out, const struct plan_begin *begin)
 {
     winnow__v1__plan_begin__init(&out->begin);
+    if (begin->forks) {
+        out->begin.slot = begin->slot;
+        out->begin.sample = begin->sampling.sample;
+        out->begin._fork_of_case = WINNOW__V1__PLAN_BEGIN___FORK_OF_FORK_OF;
+        out->begin.fork_of = begin->source;
+        return;
+    }
     method_to_wire(&out->method, &begin->params);
     write_sampling(&out->sampling, &begin->sampling);
     out->begin.slot = begin->slot;
@@ -183,9 +190,27 @@ static void read_sampling(struct sampling *out, const Winnow__V1__Sampling *m, u
     };
 }
 
+static status read_fork(struct plan_begin *out, const Winnow__V1__PlanBegin *m)
+{
+    if (m->slot >= PLAN_MAX_SLOTS || m->fork_of >= PLAN_MAX_SLOTS) {
+        return status_fail(STATUS_INVALID, "plan: slot %u forks slot %u, at most %d", m->slot,
+                           m->fork_of, PLAN_MAX_SLOTS - 1);
+    }
+    *out = (struct plan_begin){
+        .slot = m->slot,
+        .sampling.sample = m->sample,
+        .forks = true,
+        .source = m->fork_of,
+    };
+    return STATUS_OK;
+}
+
 static status read_begin(struct plan_begin *out, const Winnow__V1__PlanBegin *m,
                          const struct model_config *config)
 {
+    if (m->_fork_of_case) {
+        return read_fork(out, m);
+    }
     if (m->slot >= PLAN_MAX_SLOTS || m->n_prompt == 0 || m->n_prompt > MODEL_MAX_POSITIONS ||
         m->max_rows > MODEL_MAX_POSITIONS || m->first_row > 2 * MODEL_MAX_POSITIONS) {
         return status_fail(STATUS_INVALID, "plan: begin of slot %u: %zu prompt tokens, %u rows",

@@ -7,6 +7,9 @@
  * an epoch and may arrive before the result of the one before.
  *
  * The worker keeps the token it chose last, so a decode step needs nothing from outside.
+ *
+ * Samples of one request share their prompt: the first one's slot is read, and in the plan with its
+ * last slice the others begin as its forks, each with a first token of its own.
  * What was computed past a stop is dropped by the coordinator, which then releases the slot.
  */
 #ifndef COMMON_PLAN_H
@@ -43,6 +46,10 @@ struct plan_begin {
     uint32_t trace;     /* of enum trace_flag */
     uint32_t max_rows;  /* tokens that decode may append: max_tokens - 1 */
     uint32_t first_row; /* of the prompt memory; its n_prompt rows are no other prompt's */
+    /* It begins with what the slot `source` holds when its prompt ends, in this very plan: of the
+     * fields above only `slot` and `sampling.sample` are its own, and the rest is the source's. */
+    bool forks;
+    uint32_t source;
 };
 
 struct plan_advance {
@@ -85,7 +92,8 @@ struct result_head {
     uint32_t policy;      /* FASTGEN: 1 + enum fastgen_policy; else 0 */
 };
 
-/* Sent once for a slot, with the result of the plan that ended its prompt phase. */
+/* Sent once for a slot, with the result of the plan that ended its prompt phase; its forks have
+ * none.  Logits of a prompt's last row likewise. */
 struct result_prompt {
     uint32_t slot;
     uint64_t kv_rows;       /* rows stored, summed over layers and this rank's cache heads; KV
@@ -94,6 +102,7 @@ struct result_prompt {
     uint64_t kv_bytes_full; /* what FULL would store of this rank's KV heads (replica 0) */
     uint32_t kv_heads;      /* layers * cache heads counted in kv_rows */
     uint64_t pages;         /* the most that the slot may come to hold on this rank from now on */
+    uint64_t shared_pages;  /* of these: what it and its forks share as long as one lives */
     uint32_t n_tokens_in;   /* TRACE_SELECTED: one a layer */
     const uint32_t *tokens_in;
     uint32_t n_heads; /* TRACE_SELECTED */

@@ -76,6 +76,7 @@ static void write_prompt(Winnow__V1__StepPrompt *out, const struct result_prompt
     out->kv_bytes_full = prompt->kv_bytes_full;
     out->kv_heads = prompt->kv_heads;
     out->pages = prompt->pages;
+    out->shared_pages = prompt->shared_pages;
     out->n_tokens_in = prompt->n_tokens_in;
     out->tokens_in = (uint32_t *)prompt->tokens_in;
     out->n_propagated = prompt->n_propagated;
@@ -213,6 +214,7 @@ static void read_prompt(struct result_prompt *out, struct result_head *heads,
         .kv_bytes_full = m->kv_bytes_full,
         .kv_heads = m->kv_heads,
         .pages = m->pages,
+        .shared_pages = m->shared_pages,
         .n_tokens_in = (uint32_t)m->n_tokens_in,
         .tokens_in = m->tokens_in,
         .n_heads = (uint32_t)m->n_heads,

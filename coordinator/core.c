@@ -489,6 +489,12 @@ static void fail_one(struct core *core, struct live *live, status st)
     }
 }
 
+/* What is told of a prompt is told of each sample that shares it, and comes with the first one. */
+static uint32_t end_of_samples(const struct live *live, uint32_t sample, bool of_prompt)
+{
+    return of_prompt ? live->request->n_samples : sample + 1;
+}
+
 static status take_prompts(struct core *core, uint32_t group, int rank,
                            const struct step_result *result)
 {
@@ -504,13 +510,14 @@ static status take_prompts(struct core *core, uint32_t group, int rank,
         status st = prompt->after_decode
                         ? STATUS_OK
                         : scheduler_keep_pages(core->scheduler, group, prompt->slot, result->number,
-                                               rank, prompt->pages);
+                                               rank, prompt->pages, prompt->shared_pages);
         if (st) {
             return st;
         }
-        st = live_record(core, live, sample, &record);
-        if (!st) {
-            st = record_prompt(record, prompt);
+        uint32_t end = end_of_samples(live, sample, !prompt->after_decode);
+        for (; !st && sample < end; sample++) {
+            st = live_record(core, live, sample, &record);
+            st = st ? st : record_prompt(record, prompt);
         }
         if (st) {
             fail_one(core, live, st);
@@ -531,9 +538,11 @@ static void take_logits(struct core *core, uint32_t group, int rank,
         if (!live) {
             continue;
         }
-        status st = live_record(core, live, sample, &record);
-        if (!st) {
-            st = record_logits(record, &core->splits[rank], logits);
+        status st = STATUS_OK;
+        uint32_t end = end_of_samples(live, sample, logits->prompt);
+        for (; !st && sample < end; sample++) {
+            st = live_record(core, live, sample, &record);
+            st = st ? st : record_logits(record, &core->splits[rank], logits);
         }
         if (st) {
             fail_one(core, live, st);

@@ -39,6 +39,8 @@ static void job_leave_group(struct scheduler *s, struct job *job)
             sequence_free(s, &job->sequences[i]);
         }
     }
+    free(job->kept);
+    job->kept = NULL;
     group_drop_prompt(group, job);
     group->n_jobs--;
     s->n_running--;
@@ -62,10 +64,8 @@ static void job_detach(struct scheduler *s, struct job *job)
 
 static void job_free(struct job *job)
 {
-    for (uint32_t i = 0; i < job->request->n_samples; i++) {
-        free(job->sequences[i].pages);
-    }
-    free(job->rank_pages);
+    free(job->kept);
+    free(job->rank_worst);
     free(job);
 }
 
@@ -199,6 +199,21 @@ void scheduler_settle(struct scheduler *s, double now)
     }
 }
 
+/* What the samples can share of `total` pages in `tables` tables, of which each sample changes the
+ * last one and what it appends; where rows leave, it may change any. */
+static struct page_need divide_pages(const struct scheduler *s, const struct request *request,
+                                     uint64_t total, uint64_t tables)
+{
+    uint64_t appended = request->sampling.max_tokens - 1;
+    uint64_t own =
+        appended ? tables * ((s->page_rows - 1 + appended + s->page_rows - 1) / s->page_rows) : 0;
+
+    if (request->n_samples == 1 || method_evicts(&request->params) || own > total) {
+        own = total;
+    }
+    return (struct page_need){total - own, own};
+}
+
 /* The same rank by rank, for methods whose heads differ. */
 static status count_rank_pages(const struct scheduler *s, struct job *job)
 {
@@ -212,10 +227,12 @@ static status count_rank_pages(const struct scheduler *s, struct job *job)
         .page_rows = (int)s->page_rows,
     };
     struct head_range *ranges = calloc((size_t)ranks, sizeof(*ranges));
+    uint64_t *pages = calloc((size_t)ranks, sizeof(*pages));
 
-    job->rank_pages = calloc((size_t)ranks, sizeof(*job->rank_pages));
-    if (!ranges || !job->rank_pages) {
+    job->rank_worst = calloc((size_t)ranks, sizeof(*job->rank_worst));
+    if (!ranges || !pages || !job->rank_worst) {
         free(ranges);
+        free(pages);
         return status_fail(STATUS_EXHAUSTED, "no memory for one more request");
     }
     for (int rank = 0; rank < ranks; rank++) {
@@ -225,13 +242,18 @@ static status count_rank_pages(const struct scheduler *s, struct job *job)
                            : (struct head_range){split->kv_first, split->kv_heads};
     }
     for (; load.layer < s->config.model->layers; load.layer++) {
-        method_add_pages(params, s->config.model, &load, ranges, ranks, job->rank_pages);
+        method_add_pages(params, s->config.model, &load, ranges, ranks, pages);
+    }
+    for (int rank = 0; rank < ranks; rank++) {
+        uint64_t tables = (uint64_t)ranges[rank].n * (uint64_t)s->config.model->layers;
+        job->rank_worst[rank] = divide_pages(s, request, pages[rank], tables);
     }
     free(ranges);
+    free(pages);
     return STATUS_OK;
 }
 
-/* Worst case of one sample, in pages of one cache head over all layers. */
+/* Worst case in pages of one cache head over all layers. */
 static void count_pages(const struct scheduler *s, struct job *job)
 {
     const struct request *request = job->request;
@@ -239,16 +261,24 @@ static void count_pages(const struct scheduler *s, struct job *job)
     uint32_t appended = request->sampling.max_tokens ? request->sampling.max_tokens - 1 : 0;
     int rows = method_first_rows(&request->params, (int)request->n_prompt);
 
-    job->pages = 0;
-    job->work = 0;
+    uint64_t total = 0;
+    uint64_t shared = 0;
+
     for (int layer = 0; layer < model->layers; layer++) {
         struct layer_rows after =
             method_layer_rows(&request->params, model, (int)request->n_prompt, layer, rows);
         uint64_t most = (uint64_t)method_peak_rows(&request->params, (int)request->n_prompt,
                                                    after.kept, (int)appended);
-        job->pages += (most + s->page_rows - 1) / s->page_rows;
+        total += (most + s->page_rows - 1) / s->page_rows;
+        shared += (uint64_t)after.kept / s->page_rows; /* the last one, not full, is changed */
         rows = after.propagated;
     }
+    if (request->n_samples == 1 || method_evicts(&request->params)) {
+        shared = 0;
+    } else if (appended == 0) {
+        shared = total;
+    }
+    job->worst = (struct page_need){shared, total - shared};
     job->per_query_head = method_caches_by_query(&request->params);
     job->work = slices_total_work(&request->params, model, (int)request->n_prompt);
 }
@@ -260,7 +290,6 @@ static void job_reset(const struct scheduler *s, struct job *job)
 
     job->group = NULL;
     job->n_live = request->n_samples;
-    job->next_sample = 0;
     job->progress = (struct request_progress){
         .phase = PHASE_QUEUED,
         .prompt_tokens = request->n_prompt,

@@ -101,12 +101,13 @@ void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct fail
 status scheduler_result(struct scheduler *s, uint32_t index, const struct step_result *result,
                         double now);
 
-/* The choice of rows is over for the slot's prompt, and it can need no more than so many pages of
- * this rank any more: what its worst case had beyond that is free for others.  Called before the
- * result of plan `number` is handed in; a sequence that has ended is ignored.  A failure, more than
- * was promised, means that the group cannot be trusted. */
+/* The choice of rows is over for the slot's prompt, and each sample of the job can need no more
+ * than so many pages of this rank any more, `shared` of which they share: what the worst case had
+ * beyond that is free for others.  Called before the result of plan `number` is handed in; a
+ * sequence that has ended is ignored.  A failure, more than was promised, means that the group
+ * cannot be trusted. */
 status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
-                            int rank, uint64_t pages);
+                            int rank, uint64_t pages, uint64_t shared);
 
 /* Deadlines and reports of progress. */
 void scheduler_tick(struct scheduler *s, double now);

@@ -38,25 +38,44 @@ void group_changed(struct scheduler *s, struct group *group)
     }
 }
 
-/* The worst case of one sample on a rank. */
+/* What is promised to the job on a rank. */
+static struct page_need need_on_rank(const struct scheduler *s, const struct job *job, int rank)
+{
+    uint64_t heads = cache_heads(&s->splits[rank], job->per_query_head);
+
+    if (job->kept) {
+        return job->kept[rank];
+    }
+    if (job->rank_worst) {
+        return job->rank_worst[rank];
+    }
+    return (struct page_need){job->worst.shared * heads, job->worst.own * heads};
+}
+
+/* With so many samples. */
+static uint64_t pages_of_samples(const struct page_need *need, uint32_t n)
+{
+    return n > 0 ? need->shared + n * need->own : 0;
+}
+
+/* Of a job that waits. */
 static uint64_t pages_on_rank(const struct scheduler *s, const struct job *job, int rank)
 {
-    if (job->rank_pages) {
-        return job->rank_pages[rank];
-    }
-    return job->pages * cache_heads(&s->splits[rank], job->per_query_head);
+    struct page_need need = need_on_rank(s, job, rank);
+
+    return pages_of_samples(&need, job->request->n_samples);
 }
 
 /* All KV heads need the same: what one of them needs settles the matter. */
 static bool goes_by_kv_head(const struct job *job)
 {
-    return !job->per_query_head && !job->rank_pages;
+    return !job->per_query_head && !job->rank_worst;
 }
 
 static bool fits(const struct scheduler *s, const struct job *job, const uint32_t *pages)
 {
     for (int rank = 0; rank < s->config.ranks; rank++) {
-        if (pages_on_rank(s, job, rank) * job->request->n_samples > pages[rank]) {
+        if (pages_on_rank(s, job, rank) > pages[rank]) {
             return false;
         }
     }
@@ -75,7 +94,7 @@ bool job_can_ever_fit(struct scheduler *s, struct job *job)
         return false;
     }
     if (goes_by_kv_head(job)) {
-        found = job->pages * job->request->n_samples <= s->best_pages;
+        found = pages_of_samples(&job->worst, job->request->n_samples) <= s->best_pages;
     }
     for (uint32_t i = 0; !goes_by_kv_head(job) && i < s->config.n_groups && !found; i++) {
         found = s->groups[i].ready && fits(s, job, s->groups[i].pages);
@@ -160,9 +179,7 @@ struct group *group_to_pass(struct scheduler *s, const struct job *job, const st
         bool both = group->n_prompts < PLAN_MAX_PROMPTS - 1 && has_room(s, group, job, true) &&
                     group->n_free_slots >= job->request->n_samples + head->request->n_samples;
         for (int rank = 0; rank < s->config.ranks && both; rank++) {
-            both = pages_on_rank(s, job, rank) * job->request->n_samples +
-                       pages_on_rank(s, head, rank) * head->request->n_samples <=
-                   group->free[rank];
+            both = pages_on_rank(s, job, rank) + pages_on_rank(s, head, rank) <= group->free[rank];
         }
         if (both) {
             return group;
@@ -175,7 +192,7 @@ struct group *group_to_pass(struct scheduler *s, const struct job *job, const st
 struct group *group_for_job(struct scheduler *s, const struct job *job)
 {
     struct heap_node *first = heap_first(&s->open);
-    uint64_t need = job->pages * job->request->n_samples;
+    uint64_t need = pages_of_samples(&job->worst, job->request->n_samples);
 
     if (!first || (goes_by_kv_head(job) && -first->key < (int64_t)need)) {
         return NULL;
@@ -194,14 +211,9 @@ void group_take_pages(struct scheduler *s, struct group *group, const struct job
 {
     for (int rank = 0; rank < s->config.ranks; rank++) {
         uint64_t pages = pages_on_rank(s, job, rank);
-        assert(pages * job->request->n_samples <= group->free[rank]);
-        group->free[rank] -= (uint32_t)(pages * job->request->n_samples);
+        assert(pages <= group->free[rank]);
+        group->free[rank] -= (uint32_t)pages;
     }
-}
-
-static uint64_t promised(const struct scheduler *s, const struct sequence *sequence, int rank)
-{
-    return sequence->pages ? sequence->pages[rank] : pages_on_rank(s, sequence->job, rank);
 }
 
 static void give(struct group *group, int rank, uint64_t pages)
@@ -210,43 +222,50 @@ static void give(struct group *group, int rank, uint64_t pages)
     group->free[rank] += (uint32_t)pages;
 }
 
-/* What the sequence was still promised. */
+/* A sample ended, which is no longer among the live ones. */
 void group_give_pages(struct scheduler *s, struct sequence *sequence)
 {
+    const struct job *job = sequence->job;
+
     for (int rank = 0; rank < s->config.ranks; rank++) {
-        give(sequence->job->group, rank, promised(s, sequence, rank));
+        struct page_need need = need_on_rank(s, job, rank);
+        give(job->group, rank,
+             pages_of_samples(&need, job->n_live + 1) - pages_of_samples(&need, job->n_live));
     }
-    free(sequence->pages);
-    sequence->pages = NULL;
 }
 
 /* Without memory for the smaller numbers the worst case stays reserved, which is safe. */
-static void note_worst_case(const struct scheduler *s, struct sequence *sequence)
+static void note_worst_case(const struct scheduler *s, struct job *job)
 {
-    uint64_t *pages = calloc((size_t)s->config.ranks, sizeof(*pages));
+    struct page_need *kept = calloc((size_t)s->config.ranks, sizeof(*kept));
 
-    for (int rank = 0; pages && rank < s->config.ranks; rank++) {
-        pages[rank] = pages_on_rank(s, sequence->job, rank);
+    for (int rank = 0; kept && rank < s->config.ranks; rank++) {
+        kept[rank] = need_on_rank(s, job, rank);
     }
-    sequence->pages = pages;
+    job->kept = kept;
 }
 
-status group_keep_pages(const struct scheduler *s, struct sequence *sequence, int rank,
-                        uint64_t pages)
+status group_keep_pages(const struct scheduler *s, struct job *job, int rank,
+                        const struct page_need *need)
 {
-    uint64_t before = promised(s, sequence, rank);
+    struct page_need worst = need_on_rank(s, job, rank);
+    uint64_t before = pages_of_samples(&worst, job->n_live);
+    uint64_t now = pages_of_samples(need, job->n_live);
 
-    if (pages > before) {
-        return status_fail(STATUS_INTERNAL,
-                           "rank %d needs %llu KV pages for slot %u, which was promised %llu", rank,
-                           (unsigned long long)pages, sequence->slot, (unsigned long long)before);
+    if (need->shared + need->own > worst.shared + worst.own || need->own > worst.own) {
+        return status_fail(
+            STATUS_INTERNAL,
+            "rank %d needs %llu KV pages for a sample and %llu for each other one; "
+            "it was promised %llu and %llu",
+            rank, (unsigned long long)(need->shared + need->own), (unsigned long long)need->own,
+            (unsigned long long)(worst.shared + worst.own), (unsigned long long)worst.own);
     }
-    if (pages < before && !sequence->pages) {
-        note_worst_case(s, sequence);
+    if (now < before && !job->kept) {
+        note_worst_case(s, job);
     }
-    if (pages < before && sequence->pages) {
-        sequence->pages[rank] = pages;
-        give(sequence->job->group, rank, before - pages);
+    if (now < before && job->kept) {
+        job->kept[rank] = *need;
+        give(job->group, rank, before - now);
     }
     return STATUS_OK;
 }
@@ -267,7 +286,7 @@ status job_never_fits(const struct scheduler *s, const struct job *job)
     }
     assert(best);
     for (int rank = 0; rank < s->config.ranks; rank++) {
-        uint64_t need = pages_on_rank(s, job, rank) * request->n_samples;
+        uint64_t need = pages_on_rank(s, job, rank);
         if (need <= best->pages[rank]) {
             continue;
         }

@@ -46,16 +46,16 @@ static void plan_decode_step(struct scheduler *s, struct group *group, struct pl
     }
 }
 
-static void plan_begin_sample(struct scheduler *s, struct prompt *prompt, struct plan *plan)
+static void plan_begin_prompt(struct scheduler *s, struct prompt *prompt, struct plan *plan)
 {
     struct job *job = prompt->job;
     const struct request *request = job->request;
-    struct sequence *sequence = &job->sequences[job->next_sample];
+    struct sequence *sequence = &job->sequences[0];
 
     sequence->begin_plan = plan->number;
     slices_begin(&prompt->walk, &request->params, s->config.model, (int)request->n_prompt);
     prompt->walked = 0;
-    s->begin = (struct plan_begin){
+    s->begins[plan->n_begin++] = (struct plan_begin){
         .slot = sequence->slot,
         .n_prompt = request->n_prompt,
         .prompt = request->prompt,
@@ -65,9 +65,28 @@ static void plan_begin_sample(struct scheduler *s, struct prompt *prompt, struct
         .max_rows = request->sampling.max_tokens - 1,
         .first_row = prompt->first_row,
     };
-    s->begin.sampling.sample = sequence->sample;
-    plan->begin = &s->begin;
-    plan->n_begin = 1;
+}
+
+/* The first sample's prompt ends in this plan: the others begin where it is then, and each chooses
+ * its first token. */
+static void plan_fork_samples(struct scheduler *s, struct job *job, struct plan *plan)
+{
+    for (uint32_t i = 0; i < job->request->n_samples; i++) {
+        struct sequence *sequence = &job->sequences[i];
+        if (i > 0) {
+            sequence->begin_plan = plan->number;
+            s->begins[plan->n_begin++] = (struct plan_begin){
+                .slot = sequence->slot,
+                .sampling.sample = i,
+                .forks = true,
+                .source = job->sequences[0].slot,
+            };
+        }
+        sequence->planned = 1;
+        if (sequence->planned < job->request->sampling.max_tokens) {
+            list_append(&job->group->decode, &sequence->decode);
+        }
+    }
 }
 
 /* In turn the oldest, so that none starves, and the one with the least left, so that a short prompt
@@ -120,12 +139,12 @@ static void plan_prefill(struct scheduler *s, struct group *group, struct plan *
 {
     struct prompt *prompt = next_prompt(group);
     struct job *job = prompt->job;
-    struct sequence *sequence = &job->sequences[job->next_sample];
+    struct sequence *sequence = &job->sequences[0];
     double most = work_in(group, prefill_ms(s, group, plan));
     struct slice slice = {0};
 
     if (!sequence->begin_plan) {
-        plan_begin_sample(s, prompt, plan);
+        plan_begin_prompt(s, prompt, plan);
     }
     s->advance = (struct plan_advance){.slot = sequence->slot};
     do {
@@ -145,15 +164,9 @@ static void plan_prefill(struct scheduler *s, struct group *group, struct plan *
     if (prompt->walk.next.end != 0) {
         return;
     }
-    flight->n_tokens = 1; /* the last slice chooses the first token */
-    sequence->planned = 1;
-    if (sequence->planned < job->request->sampling.max_tokens) {
-        list_append(&group->decode, &sequence->decode);
-    }
-    job->next_sample++;
-    if (job->next_sample == job->request->n_samples) {
-        group_drop_prompt(group, job);
-    }
+    flight->n_tokens = job->request->n_samples; /* the last slice chooses the first tokens */
+    plan_fork_samples(s, job, plan);
+    group_drop_prompt(group, job);
 }
 
 static bool has_work(const struct scheduler *s, const struct group *group)
@@ -166,7 +179,7 @@ static void plan_group(struct scheduler *s, struct group *group, struct plan *pl
 {
     struct flight *flight = flight_of(s, group, group->number);
 
-    *plan = (struct plan){.epoch = group->epoch, .number = group->number};
+    *plan = (struct plan){.epoch = group->epoch, .number = group->number, .begin = s->begins};
     *flight = (struct flight){0};
     plan_release(s, group, plan);
     plan_decode_step(s, group, plan); /* before a prompt ends in this plan and joins */
@@ -308,7 +321,7 @@ void *scheduler_find(const struct scheduler *s, uint32_t index, uint32_t slot, u
 }
 
 status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
-                            int rank, uint64_t pages)
+                            int rank, uint64_t pages, uint64_t shared)
 {
     struct group *group = &s->groups[index];
     struct sequence *sequence = NULL;
@@ -317,7 +330,12 @@ status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, 
     if (group->ready && slot < s->config.max_sequences) {
         sequence = find_sequence(group, slot, number);
     }
-    return sequence ? group_keep_pages(s, sequence, rank, pages) : STATUS_OK;
+    if (shared > pages) {
+        return status_fail(STATUS_INTERNAL, "rank %d shares %llu of %llu KV pages", rank,
+                           (unsigned long long)shared, (unsigned long long)pages);
+    }
+    const struct page_need need = {shared, pages - shared};
+    return sequence ? group_keep_pages(s, sequence->job, rank, &need) : STATUS_OK;
 }
 
 static void take_progress(struct scheduler *s, const struct flight *flight, double now)
@@ -328,7 +346,7 @@ static void take_progress(struct scheduler *s, const struct flight *flight, doub
         return;
     }
     job = flight->advanced->job;
-    if (job->progress.phase != PHASE_PREFILL || flight->advanced->sample != 0) {
+    if (job->progress.phase != PHASE_PREFILL) {
         return;
     }
     job->progress.layer = flight->layer;
@@ -398,7 +416,10 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
                              token->slot);
             break;
         }
-        if (sequence != flight.advanced) {
+        if (sequence->got == 0 && sequence->sample > 0) { /* the first one's prompt is its own */
+            sequence->collective_ms = sequence->job->sequences[0].collective_ms;
+            sequence->scoring_ms = sequence->job->sequences[0].scoring_ms;
+        } else if (sequence != flight.advanced) {
             sequence->collective_ms += result->collective_ms;
         }
         take_token(s, sequence, token, now);

@@ -26,11 +26,16 @@ struct sequence {
     uint32_t planned, got; /* tokens */
     uint64_t begin_plan;   /* 0: not begun, so nothing to release */
     bool ended;
-    uint64_t *pages;       /* [ranks] it may still need; NULL: the job's worst case */
     double first_token_ms; /* time; 0: none yet */
     double collective_ms;
     double scoring_ms;
     double beside_ms; /* decode steps in the plans of its slices */
+};
+
+/* Pages of a rank that a job may need: its samples' prompt, and each sample beyond that. */
+struct page_need {
+    uint64_t shared; /* as long as one sample lives */
+    uint64_t own;    /* of each */
 };
 
 struct job {
@@ -40,28 +45,28 @@ struct job {
     struct link prefill; /* in scheduler.prefilling from admission to the first token */
     struct table_node by_handle;
     struct heap_node by_deadline;
-    struct group *group;  /* NULL: it waits */
-    uint64_t pages;       /* worst case of one sample and one cache head, all layers */
-    uint64_t *rank_pages; /* [ranks] where heads differ: of one sample; NULL: all are alike */
-    bool per_query_head;  /* cache heads are query heads */
-    double work;          /* of one sample's prefill */
+    struct group *group;          /* NULL: it waits */
+    struct page_need worst;       /* of one cache head, all layers */
+    struct page_need *rank_worst; /* [ranks] where heads differ; NULL: all are alike */
+    struct page_need *kept; /* [ranks] since the prompt's rows are chosen; NULL: the worst case */
+    bool per_query_head;    /* cache heads are query heads */
+    double work;            /* of one sample's prefill */
     double submitted_ms, admitted_ms, reported_ms;
     double place;          /* in the queue: smaller ones are before it */
     uint64_t fits_checked; /* scheduler.generation at which it last fitted somewhere */
     struct request_progress progress;
-    uint32_t n_live;      /* samples that have not ended */
-    uint32_t next_sample; /* whose prefill is not wholly planned */
-    uint32_t reruns;      /* groups that were lost with it */
+    uint32_t n_live; /* samples that have not ended */
+    uint32_t reruns; /* groups that were lost with it */
     struct sequence sequences[];
 };
 
-/* A job that has samples whose prefill is not wholly planned, and its part of the group's prompt
+/* A job whose prefill is not wholly planned, and its part of the group's prompt
  * memory. */
 struct prompt {
     struct job *job;    /* NULL: free */
     uint32_t first_row; /* of n_prompt */
     uint64_t number;    /* in the order of admission */
-    struct slices walk; /* of its next sample, once begun */
+    struct slices walk; /* once begun */
     double walked;      /* work of the slices taken from walk */
 };
 
@@ -130,7 +135,8 @@ struct scheduler {
     uint64_t generation; /* of the set of ready groups */
     uint32_t page_rows;  /* 0: no group was ready yet */
     double next_report_ms;
-    struct plan_begin begin; /* behind the arrays of the plan last given out */
+    /* Behind the arrays of the plan last given out: */
+    struct plan_begin begins[REQUEST_MAX_SAMPLES];
     struct plan_advance advance;
     uint32_t decode[PLAN_MAX_DECODE];
     uint32_t release[PLAN_MAX_SLOTS];
@@ -152,8 +158,8 @@ void group_add_prompt(const struct scheduler *s, struct group *group, struct job
 void group_drop_prompt(struct group *group, const struct job *job);
 void group_take_pages(struct scheduler *s, struct group *group, const struct job *job);
 void group_give_pages(struct scheduler *s, struct sequence *sequence);
-status group_keep_pages(const struct scheduler *s, struct sequence *sequence, int rank,
-                        uint64_t pages);
+status group_keep_pages(const struct scheduler *s, struct job *job, int rank,
+                        const struct page_need *need);
 bool job_can_ever_fit(struct scheduler *s, struct job *job);
 status job_never_fits(const struct scheduler *s, const struct job *job);
 

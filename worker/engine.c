@@ -1,30 +1,28 @@
 #include "worker/engine.h"
 
 #include "common/clock.h"
+#include "worker/chooser.h"
 #include "worker/decode.h"
 #include "worker/evict.h"
 #include "worker/forward.h"
-#include "worker/logprobs.h"
-#include "worker/penalties.h"
 #include "worker/policy.h"
 #include "worker/prefill.h"
 #include "worker/ranked.h"
 #include "worker/results.h"
-#include "worker/sampler.h"
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct engine {
     struct member member;
     struct kvcache *cache;
-    struct penalties *penalties;
-    struct sampler *sampler;
-    struct logprobs *logprobs;
+    struct chooser *chooser;
     struct prompt_phases *phases;
     struct results results;
     struct sequence sequences[PLAN_MAX_SLOTS];
-    double decode_ms; /* of this step */
+    double decode_ms;  /* of this step */
+    uint32_t n_forked; /* by this plan so far */
 };
 
 /* Memory. */
@@ -52,8 +50,8 @@ struct engine_memory engine_memory(const struct model *model, enum dtype dtype,
 
     prefill_bytes(model, dtype, (int)plan_prompt_rows((uint32_t)config->max_context), &out.hidden,
                   &out.layer_kv, &rest);
-    out.step = rest + scratch_bytes(model, dtype, config->max_context, ranks) +
-               penalties_bytes(model) + sampler_bytes(ranks) + logprobs_bytes(ranks);
+    out.step =
+        rest + scratch_bytes(model, dtype, config->max_context, ranks) + chooser_bytes(model);
     out.pool = (uint64_t)kvcache_pages_for(&cache, dtype) * kvcache_page_bytes(&cache, dtype);
     return out;
 }
@@ -81,13 +79,7 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
         st = kvcache_create(&engine->cache, dev, &cache);
     }
     if (!st) {
-        st = penalties_create(&engine->penalties, &engine->member);
-    }
-    if (!st) {
-        st = sampler_create(&engine->sampler, &engine->member);
-    }
-    if (!st) {
-        st = logprobs_create(&engine->logprobs, &engine->member);
+        st = chooser_create(&engine->chooser, &engine->member, &engine->results);
     }
     if (!st) {
         st = prefill_create(&engine->phases, &engine->member, engine->cache);
@@ -117,9 +109,7 @@ void engine_close(struct engine *engine)
     for (int i = 0; i < PLAN_MAX_SLOTS; i++) {
         free_sequence(engine, &engine->sequences[i]);
     }
-    logprobs_destroy(engine->logprobs);
-    sampler_destroy(engine->sampler);
-    penalties_destroy(engine->penalties);
+    chooser_destroy(engine->chooser);
     kvcache_destroy(engine->cache);
     scratch_destroy(engine->member.scratch);
     free(engine);
@@ -198,11 +188,10 @@ static status check_begin(const struct engine *engine, const struct plan_begin *
     return st ? status_note(st, "slot %u", begin->slot) : STATUS_OK;
 }
 
-/* The slot of the cache, with room for what each layer keeps and for what decode appends. */
-static status open_cache(struct engine *engine, struct sequence *sequence)
+/* max_rows (layers): what each layer keeps and what decode appends. */
+static void count_rows(const struct engine *engine, const struct sequence *sequence, int *max_rows)
 {
     const struct model_config *config = &engine->member.model->config;
-    int max_rows[MODEL_MAX_LAYERS] = {0};
     int rows = method_first_rows(&sequence->params, sequence->n_prompt);
 
     for (int layer = 0; layer < config->layers; layer++) {
@@ -212,15 +201,36 @@ static status open_cache(struct engine *engine, struct sequence *sequence)
                                            sequence->max_rows);
         rows = counts.propagated;
     }
-    int heads = member_cache_heads(&engine->member, &sequence->params).n;
-    if (sequence->params.method == METHOD_STREAMINGLLM &&
-        sequence->params.pos_mode == POSITION_CACHE) {
-        status st = ranked_begin(sequence, &engine->member, max_rows[0]);
-        if (st) {
-            return st;
-        }
+}
+
+/* What decoding needs beside the cache: room to rank keys, policies of heads, what was seen. */
+static status open_state(struct engine *engine, struct sequence *sequence, const int32_t *prompt)
+{
+    const struct member *member = &engine->member;
+    const struct method_params *params = &sequence->params;
+    int max_rows[MODEL_MAX_LAYERS] = {0};
+    status st = chooser_begin(engine->chooser, sequence, prompt, sequence->n_prompt);
+
+    if (!st && params->method == METHOD_FASTGEN) {
+        size_t heads = (size_t)member_cache_heads(member, params).n;
+        sequence->policies = calloc((size_t)member->model->config.layers * heads, 1);
+        st = sequence->policies ? STATUS_OK
+                                : status_fail(STATUS_EXHAUSTED, "policies: out of memory");
     }
-    return kvcache_begin(engine->cache, sequence->slot, heads, max_rows);
+    if (!st && params->method == METHOD_STREAMINGLLM && params->pos_mode == POSITION_CACHE) {
+        count_rows(engine, sequence, max_rows);
+        st = ranked_begin(sequence, member, max_rows[0]);
+    }
+    return st;
+}
+
+static status open_cache(struct engine *engine, struct sequence *sequence)
+{
+    int max_rows[MODEL_MAX_LAYERS] = {0};
+
+    count_rows(engine, sequence, max_rows);
+    return kvcache_begin(engine->cache, sequence->slot,
+                         member_cache_heads(&engine->member, &sequence->params).n, max_rows);
 }
 
 static status begin_slot(struct engine *engine, const struct plan_begin *begin)
@@ -254,97 +264,65 @@ static status begin_slot(struct engine *engine, const struct plan_begin *begin)
         .max_rows = (int)begin->max_rows,
     };
     st = sequence_own_lists(sequence);
-    if (!st && sequence->params.method == METHOD_FASTGEN) {
-        const struct member *member = &engine->member;
-        size_t heads = (size_t)member_cache_heads(member, &sequence->params).n;
-        sequence->policies = calloc((size_t)member->model->config.layers * heads, 1);
-        if (!sequence->policies) {
-            st = status_fail(STATUS_EXHAUSTED, "policies: out of memory");
-        }
-    }
     if (!st) {
-        st = penalties_begin(engine->penalties, sequence, prompt, sequence->n_prompt);
+        st = open_state(engine, sequence, prompt);
     }
     return st ? status_note(st, "slot %u", begin->slot) : open_cache(engine, sequence);
 }
 
-/* Tokens. */
-
-static status report_logits(struct engine *engine, const struct sequence *sequence, int row,
-                            bool prompt)
+/* A live sequence with what `source`, whose prompt just ended, holds. */
+static status fork_slot(struct engine *engine, const struct plan_begin *begin,
+                        const struct sequence *source)
 {
-    const struct member *member = &engine->member;
-    size_t n = (size_t)member->model->split.vocab_rows;
-    float *values;
+    status st;
+    struct sequence *fork = find_slot(engine, begin->slot, SEQUENCE_FREE, &st);
 
-    if (!(sequence->trace & (prompt ? TRACE_PROMPT_LOGITS : TRACE_STEP_LOGITS))) {
-        return STATUS_OK;
+    if (!fork) {
+        return st;
     }
-    status st = results_logits(&engine->results, sequence->slot, prompt, (int)n, &values);
-    return st ? st
-              : device_download(member->dev, values, member->scratch->logits + (size_t)row * n,
-                                n * sizeof(*values));
-}
-
-/* found (n): of the chosen `ids`; NULL where not asked for. */
-static status find_logprobs(struct engine *engine, struct logprobs_found **found,
-                            struct sequence *const *rows, const int32_t *ids, int n)
-{
-    struct logprobs_found *list[SCRATCH_DECODE_ROWS];
-    struct logprobs_row wanted[SCRATCH_DECODE_ROWS];
-    int n_wanted = 0;
-
-    for (int i = 0; i < n; i++) {
-        uint32_t logprobs = rows[i]->sampling.logprobs;
-        found[i] = logprobs > 0 ? results_found(&engine->results) : NULL;
-        if (found[i]) {
-            wanted[n_wanted] = (struct logprobs_row){i, ids[i], (int)logprobs - 1};
-            list[n_wanted++] = found[i];
-        }
+    *fork = *source;
+    fork->slot = (int)begin->slot;
+    fork->sampling.sample = begin->sampling.sample;
+    fork->prompt = NULL;
+    fork->seen = NULL;
+    fork->ranked = NULL;
+    fork->policies = NULL;
+    fork->forked = true;
+    st = sequence_own_lists(fork);
+    if (!st) {
+        st = open_state(engine, fork, source->prompt);
     }
-    return n_wanted > 0 ? logprobs_find(engine->logprobs, list, engine->member.scratch->logits,
-                                        wanted, n_wanted)
-                        : STATUS_OK;
-}
-
-/* The next token of each sequence, from the logits in scratch. */
-static status choose_tokens(struct engine *engine, struct sequence *const *rows, int n, bool prompt)
-{
-    struct member *member = &engine->member;
-    struct sampler_row draws[SCRATCH_DECODE_ROWS];
-    struct logprobs_found *found[SCRATCH_DECODE_ROWS];
-    int32_t ids[SCRATCH_DECODE_ROWS];
-    const float *logits;
-    status st = STATUS_OK;
-
-    for (int i = 0; !st && i < n; i++) {
-        draws[i] = (struct sampler_row){&rows[i]->sampling, rows[i]->n_chosen};
-        st = report_logits(engine, rows[i], i, prompt);
+    if (!st && fork->policies) {
+        size_t heads = (size_t)member_cache_heads(&engine->member, &fork->params).n;
+        memcpy(fork->policies, source->policies,
+               (size_t)engine->member.model->config.layers * heads);
     }
     if (!st) {
-        st = penalties_apply(engine->penalties, &logits, member->scratch->logits, rows, n);
+        st = kvcache_fork(engine->cache, source->slot, fork->slot);
     }
-    if (!st) {
-        st = sampler_choose(engine->sampler, ids, logits, draws, n);
-    }
-    if (!st) {
-        st = find_logprobs(engine, found, rows, ids, n);
-    }
-    for (int i = 0; !st && i < n; i++) {
-        rows[i]->token = ids[i];
-        rows[i]->n_chosen++;
-        member->shared_hash = member_hash(member->shared_hash, &ids[i], 1);
-        if (comm_rank(member->comm) == 0) {
-            results_token(&engine->results, rows[i]->slot, ids[i], found[i]);
-        }
-    }
-    return st;
+    engine->n_forked++;
+    return st ? status_note(st, "slot %u", begin->slot) : STATUS_OK;
 }
 
 /* Prompts. */
 
+static bool forks(const struct plan_begin *begin, const struct sequence *source)
+{
+    return begin->forks && begin->source == (uint32_t)source->slot;
+}
+
+static bool has_forks(const struct plan *plan, const struct sequence *sequence)
+{
+    for (uint32_t i = 0; i < plan->n_begin; i++) {
+        if (forks(&plan->begin[i], sequence)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void report_prompt(struct engine *engine, const struct sequence *sequence,
-                          struct prompt_phase *phase)
+                          struct prompt_phase *phase, bool shares)
 {
     const struct model *model = engine->member.model;
     struct cache_heads heads = member_cache_heads(&engine->member, &sequence->params);
@@ -355,6 +333,12 @@ static void report_prompt(struct engine *engine, const struct sequence *sequence
         .slot = (uint32_t)sequence->slot,
         .pages = kvcache_most_pages(engine->cache, sequence->slot, sequence->max_rows),
     };
+
+    /* A method that evicts may come to change any row of any sample. */
+    if (shares && !method_evicts(&sequence->params)) {
+        prompt.shared_pages =
+            kvcache_shared_pages(engine->cache, sequence->slot, sequence->max_rows);
+    }
 
     if (heads.speaks) {
         prompt.kv_heads = (uint32_t)(model->config.layers * heads.n);
@@ -390,19 +374,43 @@ static status report_live(struct engine *engine, const struct sequence *sequence
     return st;
 }
 
-static status finish_prompt(struct engine *engine, struct sequence *sequence,
-                            struct prompt_phase *phase)
+/* A sequence whose prompt is read gets its first token from the one row of logits in scratch. */
+static status first_token(struct engine *engine, struct sequence *sequence)
 {
-    report_prompt(engine, sequence, phase);
-    prefill_end(phase);
-    free(sequence->prompt);
-    sequence->prompt = NULL;
-    sequence->state = SEQUENCE_LIVE;
     status st = report_live(engine, sequence);
-    return st ? st : choose_tokens(engine, &sequence, 1, true);
+
+    return st ? st : chooser_next(engine->chooser, &sequence, 1, true);
 }
 
-static status advance_slot(struct engine *engine, const struct plan_advance *advance)
+static status finish_prompt(struct engine *engine, struct sequence *sequence,
+                            struct prompt_phase *phase, const struct plan *plan)
+{
+    status st = STATUS_OK;
+
+    report_prompt(engine, sequence, phase, has_forks(plan, sequence));
+    prefill_end(phase);
+    sequence->state = SEQUENCE_LIVE;
+    /* All of them before any chooses: they begin alike. */
+    for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
+        if (forks(&plan->begin[i], sequence)) {
+            st = fork_slot(engine, &plan->begin[i], sequence);
+        }
+    }
+    free(sequence->prompt);
+    sequence->prompt = NULL;
+    if (!st) {
+        st = first_token(engine, sequence);
+    }
+    for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
+        if (forks(&plan->begin[i], sequence)) {
+            st = first_token(engine, &engine->sequences[plan->begin[i].slot]);
+        }
+    }
+    return st;
+}
+
+static status advance_slot(struct engine *engine, const struct plan_advance *advance,
+                           const struct plan *plan)
 {
     bool done = false;
     status st;
@@ -422,7 +430,7 @@ static status advance_slot(struct engine *engine, const struct plan_advance *adv
         }
         st = prefill_slice(phase, &done);
     }
-    return st || !done ? st : finish_prompt(engine, sequence, phase);
+    return st || !done ? st : finish_prompt(engine, sequence, phase, plan);
 }
 
 /* Decode. */
@@ -435,7 +443,7 @@ static status decode_batch(struct engine *engine, struct sequence **rows, int n)
     for (int i = 0; !st && i < n; i++) {
         st = report_live(engine, rows[i]);
     }
-    return st ? st : choose_tokens(engine, rows, n, false);
+    return st ? st : chooser_next(engine->chooser, rows, n, false);
 }
 
 static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_t n)
@@ -469,6 +477,27 @@ static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_
 
 /* Plans. */
 
+/* Begins and advances. */
+static status apply_prompts(struct engine *engine, const struct plan *plan)
+{
+    uint32_t n_forks = 0;
+    status st = STATUS_OK;
+
+    engine->n_forked = 0;
+    for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
+        n_forks += plan->begin[i].forks;
+        st = plan->begin[i].forks ? STATUS_OK : begin_slot(engine, &plan->begin[i]);
+    }
+    for (uint32_t i = 0; !st && i < plan->n_advance; i++) {
+        st = advance_slot(engine, &plan->advance[i], plan);
+    }
+    if (!st && engine->n_forked != n_forks) {
+        st = status_fail(STATUS_INTERNAL, "%u of %u forks are of prompts that do not end here",
+                         n_forks - engine->n_forked, n_forks);
+    }
+    return st;
+}
+
 static status apply(struct engine *engine, const struct plan *plan)
 {
     status st = STATUS_OK;
@@ -480,12 +509,7 @@ static status apply(struct engine *engine, const struct plan *plan)
     for (uint32_t i = 0; !st && i < plan->n_release; i++) {
         st = release_slot(engine, plan->release[i]);
     }
-    for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
-        st = begin_slot(engine, &plan->begin[i]);
-    }
-    for (uint32_t i = 0; !st && i < plan->n_advance; i++) {
-        st = advance_slot(engine, &plan->advance[i]);
-    }
+    st = st ? st : apply_prompts(engine, plan);
     if (!st && plan->n_decode) {
         st = device_sync(engine->member.dev); /* so that the slices' time is not the step's */
         double begin = clock_ms();

@@ -242,6 +242,10 @@ static status update_head(struct member *member, const struct place *place, cons
         if (st) {
             return st;
         }
+        st = kvcache_own(place->cache, place->slot, place->layer, place->head);
+        if (st) {
+            return st;
+        }
         add_mass(place, s->host_mass);
     }
     return evict(place, rule, shared ? &member->head_hash : NULL);

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The pages of one cache head of one layer. */
 struct table {
@@ -13,7 +14,8 @@ struct table {
 struct slot {
     int heads;            /* 0: not open */
     struct table *tables; /* (layers, heads) */
-    int32_t *pages;       /* page numbers of all tables */
+    size_t entries;
+    int32_t *pages; /* (entries): page numbers of all tables */
     int32_t *device_pages;
 };
 
@@ -32,6 +34,7 @@ struct kvcache {
     int n_pages;
     int n_free;
     int32_t *free_pages; /* a stack */
+    uint16_t *holders;   /* (n_pages): slots that have the page in a table */
     int32_t *positions;  /* (n_pages * page_rows), like the next two */
     float *mass;
     uint8_t *mark;
@@ -73,11 +76,13 @@ static status allocate(struct kvcache *cache)
         return st;
     }
     cache->free_pages = malloc(pages * sizeof(*cache->free_pages));
+    cache->holders = calloc(pages, sizeof(*cache->holders));
     cache->positions = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->positions));
     cache->mass = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->mass));
     cache->mark = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->mark));
     cache->slots = calloc((size_t)cache->config.slots, sizeof(*cache->slots));
-    if (!cache->free_pages || !cache->positions || !cache->mass || !cache->mark || !cache->slots) {
+    if (!cache->free_pages || !cache->holders || !cache->positions || !cache->mass ||
+        !cache->mark || !cache->slots) {
         return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
     }
     for (int i = 0; i < cache->n_pages; i++) {
@@ -127,6 +132,7 @@ void kvcache_destroy(struct kvcache *cache)
     device_free(cache->dev, cache->pool.k);
     device_free(cache->dev, cache->pool.v);
     free(cache->free_pages);
+    free(cache->holders);
     device_free(cache->dev, cache->moves.lists);
     free(cache->positions);
     free(cache->mass);
@@ -149,36 +155,82 @@ static struct table *table_of(const struct kvcache *cache, int slot, int layer, 
     return &s->tables[(size_t)layer * (size_t)s->heads + (size_t)head];
 }
 
+/* Opens a slot whose tables have `entries` pages in all. */
+static status open_slot(struct kvcache *cache, struct slot *s, int heads, size_t entries)
+{
+    void *memory;
+
+    s->heads = heads;
+    s->entries = entries;
+    s->tables = calloc((size_t)cache->config.layers * (size_t)heads, sizeof(*s->tables));
+    s->pages = calloc(entries + 1, sizeof(*s->pages));
+    if (!s->tables || !s->pages) {
+        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+    }
+    status st = device_alloc(cache->dev, &memory, (entries + 1) * sizeof(*s->pages), "page tables");
+    s->device_pages = st ? NULL : memory;
+    return st;
+}
+
 status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows)
 {
     struct slot *s = &cache->slots[slot];
     size_t n_tables = (size_t)cache->config.layers * (size_t)heads;
     size_t entries = 0;
-    void *memory;
 
     assert(slot >= 0 && slot < cache->config.slots && s->heads == 0 && heads > 0);
-    s->tables = calloc(n_tables, sizeof(*s->tables));
-    if (!s->tables) {
-        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+    for (size_t i = 0; i < n_tables; i++) {
+        entries += (size_t)pages_of(cache, max_rows[i / (size_t)heads]);
     }
-    s->heads = heads;
+    status st = open_slot(cache, s, heads, entries);
+    if (st) {
+        kvcache_release(cache, slot);
+        return st;
+    }
+    entries = 0;
     for (size_t i = 0; i < n_tables; i++) {
         s->tables[i].begin = entries;
         s->tables[i].max_rows = max_rows[i / (size_t)heads];
         entries += (size_t)pages_of(cache, s->tables[i].max_rows);
     }
-    s->pages = calloc(entries, sizeof(*s->pages));
-    if (!s->pages) {
-        kvcache_release(cache, slot);
-        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
-    }
-    status st = device_alloc(cache->dev, &memory, entries * sizeof(*s->pages), "page tables");
+    return STATUS_OK;
+}
+
+status kvcache_fork(struct kvcache *cache, int from, int to)
+{
+    const struct slot *source = &cache->slots[from];
+    struct slot *s = &cache->slots[to];
+    size_t n_tables = (size_t)cache->config.layers * (size_t)source->heads;
+
+    assert(source->heads > 0 && s->heads == 0);
+    status st = open_slot(cache, s, source->heads, source->entries);
     if (st) {
-        kvcache_release(cache, slot);
+        kvcache_release(cache, to); /* its tables are empty still */
         return st;
     }
-    s->device_pages = memory;
-    return STATUS_OK;
+    memcpy(s->tables, source->tables, n_tables * sizeof(*s->tables));
+    memcpy(s->pages, source->pages, s->entries * sizeof(*s->pages));
+    for (size_t i = 0; i < n_tables; i++) {
+        for (int page = 0; page < pages_of(cache, s->tables[i].rows); page++) {
+            cache->holders[s->pages[s->tables[i].begin + (size_t)page]]++;
+        }
+    }
+    return device_upload(cache->dev, s->device_pages, s->pages, s->entries * sizeof(*s->pages));
+}
+
+static int32_t take_page(struct kvcache *cache)
+{
+    int32_t page = cache->free_pages[--cache->n_free];
+
+    cache->holders[page] = 1;
+    return page;
+}
+
+static void give_page(struct kvcache *cache, int32_t page)
+{
+    if (--cache->holders[page] == 0) {
+        cache->free_pages[cache->n_free++] = page;
+    }
 }
 
 void kvcache_release(struct kvcache *cache, int slot)
@@ -187,10 +239,10 @@ void kvcache_release(struct kvcache *cache, int slot)
 
     /* The pages return in the order opposite to their use, so the next sequence finds them alike.
      */
-    for (int t = cache->config.layers * s->heads - 1; s->pages && t >= 0; t--) {
+    for (int t = cache->config.layers * s->heads - 1; s->tables && s->pages && t >= 0; t--) {
         const struct table *table = &s->tables[t];
         for (int page = pages_of(cache, table->rows) - 1; page >= 0; page--) {
-            cache->free_pages[cache->n_free++] = s->pages[table->begin + (size_t)page];
+            give_page(cache, s->pages[table->begin + (size_t)page]);
         }
     }
     device_free(cache->dev, s->device_pages);
@@ -213,7 +265,7 @@ static status grow(struct kvcache *cache, struct slot *s, struct table *table, i
                            cache->n_free, cache->n_pages, need - have);
     }
     for (int i = have; i < need; i++) {
-        s->pages[table->begin + (size_t)i] = cache->free_pages[--cache->n_free];
+        s->pages[table->begin + (size_t)i] = take_page(cache);
     }
     table->rows = rows;
     if (need > have) {
@@ -232,6 +284,18 @@ uint64_t kvcache_most_pages(const struct kvcache *cache, int slot, int appended)
         const struct table *table = &s->tables[t];
         int most = table->rows + appended;
         pages += (uint64_t)pages_of(cache, most < table->max_rows ? most : table->max_rows);
+    }
+    return pages;
+}
+
+uint64_t kvcache_shared_pages(const struct kvcache *cache, int slot, int appended)
+{
+    const struct slot *s = &cache->slots[slot];
+    uint64_t pages = 0;
+
+    for (int t = 0; t < cache->config.layers * s->heads; t++) {
+        int rows = s->tables[t].rows;
+        pages += (uint64_t)(appended > 0 ? rows / cache->config.page_rows : pages_of(cache, rows));
     }
     return pages;
 }
@@ -264,39 +328,6 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
     }
     return op_kv_gather(cache->dev, &cache->pool, s->device_pages + table->begin, rows->k, rows->v,
                         rows->index, rows->n);
-}
-
-status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
-                      uint8_t mark, int32_t *row)
-{
-    struct slot *s = &cache->slots[slot];
-    struct table *table = table_of(cache, slot, layer, head);
-    status st = grow(cache, s, table, table->rows + 1);
-
-    if (st) {
-        return st;
-    }
-    *row = pool_row(cache, s, table, table->rows - 1);
-    cache->positions[*row] = position;
-    cache->mass[*row] = 0.0F;
-    cache->mark[*row] = mark;
-    return STATUS_OK;
-}
-
-struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page)
-{
-    const struct slot *s = &cache->slots[slot];
-    const struct table *table = table_of(cache, slot, layer, head);
-    int page_rows = cache->config.page_rows;
-    int left = table->rows - page * page_rows;
-    size_t first = (size_t)pool_row(cache, s, table, page * page_rows);
-
-    return (struct kv_notes){
-        .positions = cache->positions + first,
-        .mass = cache->mass + first,
-        .mark = cache->mark + first,
-        .n = left < page_rows ? left : page_rows,
-    };
 }
 
 status kvcache_settle(struct kvcache *cache)
@@ -332,6 +363,92 @@ static status move_row(struct kvcache *cache, int32_t to, int32_t from)
     return st;
 }
 
+/* The page of the table becomes this slot's alone: shared, its rows move to a fresh one. */
+static status own_page(struct kvcache *cache, struct slot *s, const struct table *table, int page)
+{
+    size_t entry = table->begin + (size_t)page;
+    int page_rows = cache->config.page_rows;
+    int left = table->rows - page * page_rows;
+    int32_t shared = s->pages[entry];
+    status st = STATUS_OK;
+
+    if (cache->holders[shared] == 1) {
+        return STATUS_OK;
+    }
+    if (cache->n_free == 0) {
+        return status_fail(STATUS_EXHAUSTED, "KV cache: none of %d pages is free for a copy",
+                           cache->n_pages);
+    }
+    s->pages[entry] = take_page(cache);
+    give_page(cache, shared);
+    for (int i = 0; !st && i < left && i < page_rows; i++) {
+        st = move_row(cache, s->pages[entry] * page_rows + i, shared * page_rows + i);
+    }
+    return st ? st
+              : device_upload(cache->dev, s->device_pages + entry, s->pages + entry,
+                              sizeof(*s->pages));
+}
+
+status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
+                      uint8_t mark, int32_t *row)
+{
+    struct slot *s = &cache->slots[slot];
+    struct table *table = table_of(cache, slot, layer, head);
+    status st = STATUS_OK;
+
+    if (table->rows % cache->config.page_rows != 0) {
+        st = own_page(cache, s, table, table->rows / cache->config.page_rows);
+    }
+    if (!st) {
+        st = grow(cache, s, table, table->rows + 1);
+    }
+    if (st) {
+        return st;
+    }
+    *row = pool_row(cache, s, table, table->rows - 1);
+    cache->positions[*row] = position;
+    cache->mass[*row] = 0.0F;
+    cache->mark[*row] = mark;
+    return STATUS_OK;
+}
+
+struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page)
+{
+    const struct slot *s = &cache->slots[slot];
+    const struct table *table = table_of(cache, slot, layer, head);
+    int page_rows = cache->config.page_rows;
+    int left = table->rows - page * page_rows;
+    size_t first = (size_t)pool_row(cache, s, table, page * page_rows);
+
+    return (struct kv_notes){
+        .positions = cache->positions + first,
+        .mass = cache->mass + first,
+        .mark = cache->mark + first,
+        .n = left < page_rows ? left : page_rows,
+    };
+}
+
+status kvcache_own(struct kvcache *cache, int slot, int layer, int head)
+{
+    const struct table *table = table_of(cache, slot, layer, head);
+    status st = STATUS_OK;
+
+    for (int page = 0; !st && page < pages_of(cache, table->rows); page++) {
+        st = own_page(cache, &cache->slots[slot], table, page);
+    }
+    return st;
+}
+
+/* Row `to` of the head becomes row `from`. */
+static status replace_row(struct kvcache *cache, struct slot *s, const struct table *table, int to,
+                          int from)
+{
+    status st = own_page(cache, s, table, to / cache->config.page_rows);
+
+    return st ? st
+              : move_row(cache, pool_row(cache, s, table, to), pool_row(cache, s, table, from));
+}
+
 status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row)
 {
     struct slot *s = &cache->slots[slot];
@@ -341,14 +458,14 @@ status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int ro
 
     assert(row >= 0 && row <= last);
     for (int i = row; !st && cache->config.ordered && i < last; i++) {
-        st = move_row(cache, pool_row(cache, s, table, i), pool_row(cache, s, table, i + 1));
+        st = replace_row(cache, s, table, i, i + 1);
     }
     if (!cache->config.ordered && row < last) {
-        st = move_row(cache, pool_row(cache, s, table, row), pool_row(cache, s, table, last));
+        st = replace_row(cache, s, table, row, last);
     }
     if (pages_of(cache, last) < pages_of(cache, table->rows)) {
         int page = pages_of(cache, last);
-        cache->free_pages[cache->n_free++] = s->pages[table->begin + (size_t)page];
+        give_page(cache, s->pages[table->begin + (size_t)page]);
     }
     table->rows = last;
     return st;

@@ -7,6 +7,9 @@
  * which is kept beside them; where rows are dropped while decoding they stay in order only if the
  * cache is configured so.  The pool is allocated once: storing and appending fail with
  * STATUS_EXHAUSTED rather than grow.
+ *
+ * Slots that were forked share pages.  A shared page is read only: who would change a row of it,
+ * or its notes, gets a copy first; the last one to hold it does not.
  */
 #ifndef WORKER_KVCACHE_H
 #define WORKER_KVCACHE_H
@@ -37,6 +40,9 @@ void kvcache_destroy(struct kvcache *cache); /* NULL is fine */
 status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows);
 void kvcache_release(struct kvcache *cache, int slot); /* an unopened slot is fine */
 
+/* Opens the slot `to` with all that `from` holds.  Takes no pages. */
+status kvcache_fork(struct kvcache *cache, int from, int to);
+
 /* The rows that a layer's cache head keeps of the prompt. */
 struct kv_rows {
     const void *k, *v;        /* (rows of the layer, head_dim) */
@@ -64,9 +70,12 @@ struct kv_notes {
 };
 struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page);
 
+/* Before notes of the head are changed in a slot that may share pages; settle as below. */
+status kvcache_own(struct kvcache *cache, int slot, int layer, int head);
+
 /* Row `row` of the head is forgotten: the last one takes its number, or in an ordered cache those
  * behind it move up.  Keys and values follow with kvcache_settle(), which is due before the next
- * operation on the pool. */
+ * operation on the pool, as it is after kvcache_append() and kvcache_own(), which may copy. */
 status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row);
 status kvcache_settle(struct kvcache *cache);
 
@@ -74,6 +83,9 @@ int kvcache_rows(const struct kvcache *cache, int slot, int layer, int head);
 
 /* The most pages that the slot can hold from now on, when `appended` more rows join each head. */
 uint64_t kvcache_most_pages(const struct kvcache *cache, int slot, int appended);
+
+/* Of these, those that forks of the slot never copy, if no row leaves. */
+uint64_t kvcache_shared_pages(const struct kvcache *cache, int slot, int appended);
 
 const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, int head);
 

@@ -8,7 +8,8 @@
 #include "worker/logprobs.h"
 #include "worker/trace.h"
 
-enum { RESULTS_MAX = PLAN_MAX_ADVANCE + PLAN_MAX_DECODE };
+/* Every slot may get its first token and be decoded once; prompts that end report themselves. */
+enum { RESULTS_MAX = PLAN_MAX_ADVANCE + 2 * PLAN_MAX_SLOTS };
 
 struct results {
     struct result_token tokens[RESULTS_MAX];

@@ -30,6 +30,7 @@ struct sequence {
     uint32_t n_chosen; /* tokens chosen so far: the draw's step */
     uint32_t *seen;    /* device memory, penalties.h; NULL: no penalties */
     void *ranked;      /* device memory, ranked.h; NULL: not needed */
+    bool forked;       /* its prompt is another's, which reported it */
     uint8_t *policies; /* FASTGEN: (layers, cache heads) of enum fastgen_policy; else NULL */
 };
 

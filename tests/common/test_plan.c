@@ -119,6 +119,27 @@ static void test_bytes_that_are_no_plan_are_refused(void **state)
     CHECK_FAILS(step_result_decode(&result, noise, sizeof(noise)), STATUS_INVALID, "not a step");
 }
 
+static void test_a_fork_survives_the_wire(void **state)
+{
+    struct plan_begin begin = {.slot = 9, .sampling.sample = 3, .forks = true, .source = 7};
+    const struct plan plan = {.n_begin = 1, .begin = &begin};
+    struct plan back;
+    uint8_t *data;
+    size_t bytes;
+
+    (void)state;
+    CHECK_OK(plan_encode(&plan, &data, &bytes));
+    CHECK_OK(plan_decode(&back, data, bytes, &model));
+    CHECK(back.n_begin == 1 && back.begin[0].forks && back.begin[0].source == 7);
+    CHECK(back.begin[0].slot == 9 && back.begin[0].sampling.sample == 3);
+    plan_free(&back);
+    free(data);
+    begin.source = PLAN_MAX_SLOTS;
+    CHECK_OK(plan_encode(&plan, &data, &bytes));
+    CHECK_FAILS(plan_decode(&back, data, bytes, &model), STATUS_INVALID, "forks slot 1024");
+    free(data);
+}
+
 static void test_too_many_logprobs_are_refused(void **state)
 {
     const uint32_t prompt[] = {1};
@@ -158,6 +179,7 @@ static void test_a_result_survives_the_wire(void **state)
                                    .kv_bytes = 12,
                                    .kv_bytes_full = 13,
                                    .kv_heads = 2,
+                                   .shared_pages = 5,
                                    .pages = 21,
                                    .n_tokens_in = 4,
                                    .tokens_in = in,
@@ -196,6 +218,7 @@ static void test_a_result_survives_the_wire(void **state)
     CHECK(back.prompts[0].n_heads == 2 && back.prompts[0].heads[0].kept[2] == 5);
     CHECK(back.prompts[0].heads[1].layer == 2 && back.prompts[0].n_propagated == 3);
     CHECK(back.prompts[0].tokens_in[2] == 3 && back.prompts[0].kv_rows == 11);
+    CHECK(back.prompts[0].shared_pages == 5);
     CHECK(back.n_logits == 1 && back.logits[0].prompt && back.logits[0].values[1] == -1.0F);
     CHECK(back.index_hash == 0xfeedfacecafebeefULL && back.kv_bytes_used == 99);
     step_result_free(&back);
@@ -209,6 +232,7 @@ int main(void)
         cmocka_unit_test(test_a_token_outside_the_vocabulary_is_refused),
         cmocka_unit_test(test_a_slot_beyond_the_limit_is_refused),
         cmocka_unit_test(test_bytes_that_are_no_plan_are_refused),
+        cmocka_unit_test(test_a_fork_survives_the_wire),
         cmocka_unit_test(test_too_many_logprobs_are_refused),
         cmocka_unit_test(test_a_result_survives_the_wire),
     };

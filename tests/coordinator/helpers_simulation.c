@@ -57,8 +57,10 @@ struct sim_slot {
     uint64_t handle;
     uint32_t sample, produced, limit;
     uint32_t first_row, n_prompt;
+    uint32_t n_samples;    /* of its request */
     uint32_t pages[RANKS]; /* in use at most */
     uint32_t rest[RANKS];  /* likewise, once the choice is made */
+    uint32_t own[RANKS];   /* of either, what no other sample holds */
     struct slices walk;
     struct method_params params;
 };
@@ -69,7 +71,7 @@ struct sim_step {
     struct result_token *tokens; /* kept from step to step */
     double ms, decode_ms;
     bool chosen; /* a prompt ended: `slot` needs `rest` pages from now on */
-    uint32_t slot, rest[RANKS];
+    uint32_t slot, rest[RANKS], shared[RANKS];
 };
 
 struct sim_group {
@@ -299,11 +301,32 @@ static void on_ended(void *context, void *user, const struct failure *failure)
 
 /* ---- simulated workers ---- */
 
-static void fake_release(struct sim_group *group, uint32_t slot)
+static uint32_t n_slots(const struct simulation *sim)
 {
-    CHECK(group->slots[slot].used);
+    return sim->config.max_sequences ? sim->config.max_sequences : PLAN_MAX_SLOTS;
+}
+
+/* Another sample of the slot's request is there, and holds the pages that they share. */
+static bool is_shared(const struct simulation *sim, const struct sim_group *group, uint32_t slot)
+{
+    const struct sim_slot *own = &group->slots[slot];
+
+    for (uint32_t i = 0; own->n_samples > 1 && i < n_slots(sim); i++) {
+        if (i != slot && group->slots[i].used && group->slots[i].handle == own->handle) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void fake_release(const struct simulation *sim, struct sim_group *group, uint32_t slot)
+{
+    const struct sim_slot *own = &group->slots[slot];
+    bool shared = is_shared(sim, group, slot);
+
+    CHECK(own->used);
     for (int rank = 0; rank < RANKS; rank++) {
-        group->used[rank] -= group->slots[slot].pages[rank];
+        group->used[rank] -= shared ? own->own[rank] : own->pages[rank];
     }
     group->slots[slot] = (struct sim_slot){0};
 }
@@ -312,12 +335,11 @@ static void fake_release(struct sim_group *group, uint32_t slot)
 static void check_rows(const struct simulation *sim, const struct sim_group *group,
                        const struct plan_begin *begin)
 {
-    uint32_t slots = sim->config.max_sequences ? sim->config.max_sequences : PLAN_MAX_SLOTS;
     int prompts = 1;
 
     CHECK(begin->first_row % PLAN_ROW_STEP == 0);
     CHECK(begin->first_row + begin->n_prompt <= plan_prompt_rows(sim->config.kind.max_context));
-    for (uint32_t i = 0; i < slots; i++) {
+    for (uint32_t i = 0; i < n_slots(sim); i++) {
         const struct sim_slot *other = &group->slots[i];
         if (other->used && !other->decoding) {
             prompts++;
@@ -328,8 +350,8 @@ static void check_rows(const struct simulation *sim, const struct sim_group *gro
     CHECK(prompts <= PLAN_MAX_PROMPTS);
 }
 
-/* What a sequence may need on each rank. */
-static void count_pages(const struct plan_begin *begin, uint64_t *pages)
+/* What a sequence may need on each rank, and what of it `full` other samples would not copy. */
+static void count_pages(const struct plan_begin *begin, uint64_t *pages, uint64_t *full)
 {
     struct layer_load load = {
         .n_prompt = (int)begin->n_prompt,
@@ -340,6 +362,7 @@ static void count_pages(const struct plan_begin *begin, uint64_t *pages)
     struct head_range ranges[RANKS];
 
     memset(pages, 0, RANKS * sizeof(*pages));
+    memset(full, 0, RANKS * sizeof(*full));
     for (int rank = 0; rank < RANKS; rank++) {
         struct split split;
         CHECK_OK(split_for_rank(&split, &simulation_model, rank, RANKS));
@@ -347,9 +370,23 @@ static void count_pages(const struct plan_begin *begin, uint64_t *pages)
     }
     for (; load.layer < simulation_model.layers; load.layer++) {
         method_add_pages(&begin->params, &simulation_model, &load, ranges, RANKS, pages);
-        load.rows = method_layer_rows(&begin->params, &simulation_model, load.n_prompt, load.layer,
-                                      load.rows)
-                        .propagated;
+        struct layer_rows after = method_layer_rows(&begin->params, &simulation_model,
+                                                    load.n_prompt, load.layer, load.rows);
+        for (int rank = 0; rank < RANKS; rank++) {
+            full[rank] += (uint64_t)(after.kept / PAGE_ROWS * ranges[rank].n);
+        }
+        load.rows = after.propagated;
+    }
+    for (int rank = 0; rank < RANKS; rank++) {
+        uint64_t tables = (uint64_t)(simulation_model.layers * ranges[rank].n);
+        uint64_t own = tables * ((begin->max_rows + 2 * PAGE_ROWS - 2) / PAGE_ROWS);
+        if (method_evicts(&begin->params)) {
+            full[rank] = 0;
+        } else if (begin->max_rows == 0) {
+            full[rank] = pages[rank];
+        } else if (method_heads_differ(&begin->params)) {
+            full[rank] = pages[rank] > own ? pages[rank] - own : 0;
+        }
     }
 }
 
@@ -360,6 +397,7 @@ static void fake_begin(struct simulation *sim, struct sim_group *group,
     uint32_t use = 50 + (uint32_t)(traffic_mix(begin->sampling.seed) % 50);
     bool bound = begin->params.method == METHOD_ADAKV || begin->params.method == METHOD_FASTGEN;
     uint64_t pages[RANKS];
+    uint64_t full[RANKS];
 
     CHECK(!slot->used);
     check_rows(sim, group, begin);
@@ -370,10 +408,12 @@ static void fake_begin(struct simulation *sim, struct sim_group *group,
     slot->limit = begin->max_rows + 1;
     slot->params = begin->params;
     slices_begin(&slot->walk, &slot->params, &simulation_model, (int)begin->n_prompt);
-    count_pages(begin, pages);
+    slot->n_samples = sim->requests[slot->handle - 1]->request.n_samples;
+    count_pages(begin, pages, full);
     for (int rank = 0; rank < RANKS; rank++) {
         slot->pages[rank] = (uint32_t)pages[rank];
         slot->rest[rank] = bound ? slot->pages[rank] * use / 100 : slot->pages[rank];
+        slot->own[rank] = slot->pages[rank] - (slot->n_samples > 1 ? (uint32_t)full[rank] : 0);
         group->used[rank] += slot->pages[rank];
         CHECK(group->used[rank] <= sim->pages[rank]);
     }
@@ -405,8 +445,28 @@ static void fake_choice(struct sim_group *group, struct sim_step *step, uint32_t
     for (int rank = 0; rank < RANKS; rank++) {
         group->used[rank] -= slot->pages[rank] - slot->rest[rank];
         slot->pages[rank] = step->rest[rank] = slot->rest[rank];
+        slot->own[rank] = slot->own[rank] < slot->rest[rank] ? slot->own[rank] : slot->rest[rank];
+        step->shared[rank] = slot->rest[rank] - slot->own[rank];
     }
     fake_token(group, step, index);
+}
+
+static void fake_fork(const struct simulation *sim, struct sim_group *group, struct sim_step *step,
+                      const struct plan_begin *begin)
+{
+    const struct sim_slot *source = &group->slots[begin->source];
+    struct sim_slot *slot = &group->slots[begin->slot];
+
+    CHECK(!slot->used && source->used && source->decoding && source->sample == 0);
+    CHECK(begin->sampling.sample > 0 && begin->sampling.sample < source->n_samples);
+    *slot = *source;
+    slot->sample = begin->sampling.sample;
+    slot->produced = 0;
+    for (int rank = 0; rank < RANKS; rank++) {
+        group->used[rank] += slot->own[rank];
+        CHECK(group->used[rank] <= sim->pages[rank]);
+    }
+    fake_token(group, step, begin->slot);
 }
 
 static void fake_advance(const struct simulation *sim, struct sim_group *group,
@@ -426,6 +486,24 @@ static void fake_advance(const struct simulation *sim, struct sim_group *group,
     }
 }
 
+static void fake_prompts(struct simulation *sim, struct sim_group *group, struct sim_step *step,
+                         const struct plan *plan)
+{
+    for (uint32_t i = 0; i < plan->n_begin; i++) {
+        if (!plan->begin[i].forks) {
+            fake_begin(sim, group, &plan->begin[i]);
+        }
+    }
+    for (uint32_t i = 0; i < plan->n_advance; i++) {
+        fake_advance(sim, group, step, &plan->advance[i]);
+    }
+    for (uint32_t i = 0; i < plan->n_begin; i++) {
+        if (plan->begin[i].forks) {
+            fake_fork(sim, group, step, &plan->begin[i]);
+        }
+    }
+}
+
 static void execute(struct simulation *sim, uint32_t index, const struct plan *plan)
 {
     struct sim_group *group = &sim->groups[index];
@@ -433,20 +511,15 @@ static void execute(struct simulation *sim, uint32_t index, const struct plan *p
 
     CHECK(group->alive && plan->epoch == group->epoch && plan->number == group->expected);
     CHECK(group->n_steps <= (sim->config.look_ahead ? sim->config.look_ahead : 2));
-    CHECK(plan->n_begin <= 1 && plan->n_advance <= 1);
+    CHECK(plan->n_begin <= TRAFFIC_MAX_SAMPLES && plan->n_advance <= 1);
     CHECK(plan->n_release + plan->n_begin + plan->n_advance + plan->n_decode > 0);
     group->expected++;
     *step = (struct sim_step){
         .number = plan->number, .ms = 0.2, .tokens = step->tokens, .room = step->room};
     for (uint32_t i = 0; i < plan->n_release; i++) {
-        fake_release(group, plan->release[i]);
+        fake_release(sim, group, plan->release[i]);
     }
-    for (uint32_t i = 0; i < plan->n_begin; i++) {
-        fake_begin(sim, group, &plan->begin[i]);
-    }
-    for (uint32_t i = 0; i < plan->n_advance; i++) {
-        fake_advance(sim, group, step, &plan->advance[i]);
-    }
+    fake_prompts(sim, group, step, plan);
     for (uint32_t i = 0; i < plan->n_decode; i++) {
         CHECK(group->slots[plan->decode[i]].decoding);
         fake_token(group, step, plan->decode[i]);
@@ -521,7 +594,7 @@ static void step_done(struct simulation *sim, uint32_t index)
     group->steps[group->n_steps] = step; /* its memory is used again */
     for (int rank = 0; step.chosen && rank < RANKS; rank++) {
         CHECK_OK(scheduler_keep_pages(sim->scheduler, index, step.slot, step.number, rank,
-                                      step.rest[rank]));
+                                      step.rest[rank], step.shared[rank]));
     }
     if (group->n_steps) {
         schedule(sim, group->steps[0].ms, STEP_DONE, index, group->epoch);

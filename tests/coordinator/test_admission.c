@@ -1,5 +1,6 @@
 /* What the scheduler promises a request on each rank, against the pages that the engine then takes:
  * random methods, parameters, lengths and degrees. */
+#include "common/slices.h"
 #include "coordinator/scheduler.h"
 #include "tests/check.h"
 #include "tests/worker/helpers_engine.h"
@@ -19,7 +20,8 @@ enum {
     TRIALS = 44,        /* each method in turn */
     LONG_TRIALS = 1100, /* with WINNOW_TEST_LONG */
     PLENTY = 100000,    /* pages */
-    LISTED = 5,         /* token ids of FASTGEN's lists */
+    MAX_SAMPLES = 5,
+    LISTED = 5, /* token ids of FASTGEN's lists */
 };
 
 static const char *const models[] = {GOLDENS "llama-gqa/model", GOLDENS "mistral-hd/model",
@@ -140,8 +142,11 @@ static void make_trial(struct trial *t, uint64_t seed)
         .handle = 1,
         .prompt = t->prompt,
         .n_prompt = (uint32_t)(flip(t) ? between(t, 1, 60) : between(t, 1, 250)),
-        .sampling = {.max_tokens = (uint32_t)between(t, 1, 70), .top_p = 1},
-        .n_samples = 1,
+        .sampling = {.max_tokens = (uint32_t)between(t, 1, 70),
+                     .temperature = 1,
+                     .top_p = 1,
+                     .repetition_penalty = 1},
+        .n_samples = (uint32_t)(flip(t) ? 1 : between(t, 2, MAX_SAMPLES)),
         .deadline_ms = INT64_MAX,
     };
     draw_params(t, &request->params);
@@ -184,10 +189,10 @@ static void describe(const struct trial *t)
 {
     const struct method_params *params = &t->request.params;
 
-    print_message("seed %llu (WINNOW_TEST_SEED): %s, %s, tp %d, %u + %u tokens, "
+    print_message("seed %llu (WINNOW_TEST_SEED): %s, %s, tp %d, %u + %u tokens, %u samples, "
                   "%s %g/%d, window %d, %s\n",
                   (unsigned long long)t->seed, t->model, method_name(params->method), t->ranks,
-                  t->request.n_prompt, t->request.sampling.max_tokens,
+                  t->request.n_prompt, t->request.sampling.max_tokens, t->request.n_samples,
                   params->absolute ? "capacity" : "rate", params->retain_rate, params->capacity,
                   params->window, params->granularity == GRANULARITY_Q ? "by query head" : "");
 }
@@ -235,17 +240,35 @@ static void note(struct trial *t, int rank, const struct step_result *result)
 
     t->peak[rank] = used > t->peak[rank] ? used : t->peak[rank];
     if (result->n_prompts && !result->prompts[0].after_decode) {
-        t->rest[rank] = result->prompts[0].pages;
+        const struct result_prompt *prompt = &result->prompts[0];
+        t->rest[rank] =
+            prompt->shared_pages + t->request.n_samples * (prompt->pages - prompt->shared_pages);
     }
     if (t->rest[rank] && used > t->peak_after[rank]) {
         t->peak_after[rank] = used;
     }
 }
 
+static int count_slices(const struct trial *t)
+{
+    struct slices walk;
+    struct slice slice;
+    int n = 0;
+
+    slices_begin(&walk, &t->request.params, &t->config, (int)t->request.n_prompt);
+    while (slices_next(&walk, &slice)) {
+        n++;
+    }
+    return n;
+}
+
 static status run_plans(struct trial *t, struct bench *bench, int rank)
 {
     const struct request *request = &t->request;
-    const struct plan_begin begin = {
+    struct plan_begin begin[MAX_SAMPLES];
+    uint32_t slots[MAX_SAMPLES] = {0};
+
+    begin[0] = (struct plan_begin){
         .slot = 0,
         .n_prompt = request->n_prompt,
         .prompt = request->prompt,
@@ -254,20 +277,30 @@ static status run_plans(struct trial *t, struct bench *bench, int rank)
         .max_rows = request->sampling.max_tokens - 1,
     };
     const struct plan_advance advance = {.slot = 0, .slices = 1};
-    struct plan plan = {.n_begin = 1, .begin = &begin};
+    struct plan plan = {.n_begin = 1, .begin = begin};
     struct step_result result;
     status st;
 
+    for (uint32_t i = 1; i < request->n_samples; i++) {
+        slots[i] = i;
+        begin[i] = (struct plan_begin){.slot = i, .sampling.sample = i, .forks = true, .source = 0};
+    }
+    int left = count_slices(t);
     do {
         plan.number = bench->number++;
         st = engine_step(bench->engine, &plan, &result);
         if (!st) {
             note(t, rank, &result);
         }
+        left -= plan.n_advance > 0;
         plan = (struct plan){.n_advance = 1, .advance = &advance};
+        if (left == 1) {
+            plan.n_begin = request->n_samples - 1;
+            plan.begin = begin + 1;
+        }
     } while (!st && t->rest[rank] == 0);
-    for (uint32_t i = 0; !st && i < begin.max_rows; i++) {
-        st = bench_decode(bench, &begin.slot, 1, &result);
+    for (uint32_t i = 0; !st && i < begin[0].max_rows; i++) {
+        st = bench_decode(bench, slots, request->n_samples, &result);
         if (!st) {
             note(t, rank, &result);
         }
@@ -296,10 +329,14 @@ static status run_rank(struct comm *comm, void *context)
     return STATUS_OK;
 }
 
-/* Heads whose rows nobody knows before the scores are there; see method.h. */
-static bool is_bound(const struct method_params *params)
+/* Heads whose rows nobody knows before the scores are there; see method.h.  Of samples, also what
+ * each changes of the others' where heads differ; and where rows leave, when they will. */
+static bool is_bound(const struct request *request)
 {
-    return params->method == METHOD_ADAKV || params->method == METHOD_FASTGEN;
+    const struct method_params *params = &request->params;
+
+    return params->method == METHOD_ADAKV || params->method == METHOD_FASTGEN ||
+           (request->n_samples > 1 && (method_heads_differ(params) || method_evicts(params)));
 }
 
 static bool holds(const struct trial *t)
@@ -310,7 +347,7 @@ static bool holds(const struct trial *t)
         good = good && !t->failures[rank].code;
         good = good && t->peak[rank] <= t->promise[rank] && t->rest[rank] <= t->promise[rank];
         good = good && t->peak_after[rank] <= t->rest[rank];
-        if (!is_bound(&t->request.params)) {
+        if (!is_bound(&t->request)) {
             good = good && t->rest[rank] == t->promise[rank];
         }
     }
@@ -335,7 +372,7 @@ static void check(const struct trial *t)
 /* One page less than the promise is too little, so the promise is exact. */
 static void check_tight(struct trial *t)
 {
-    if (t->ranks > 1 || is_bound(&t->request.params) || t->promise[0] == 1) {
+    if (t->ranks > 1 || is_bound(&t->request) || t->promise[0] == 1) {
         return;
     }
     t->promise[0]--;

@@ -305,16 +305,69 @@ static void test_pages_that_a_choice_left_over_are_given_back_at_once(void **sta
     CHECK_OK(submit(scheduler, &second, &seen[1], &retry));
     slot = next(scheduler).advance[0].slot;
     CHECK(scheduler_pages_free(scheduler, 0, 0) == 0 && seen[1].last.phase == PHASE_QUEUED);
-    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 48));
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 48, 0));
     CHECK(scheduler_pages_free(scheduler, 0, 0) == 4);
-    CHECK_FAILS(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 49), STATUS_INTERNAL,
-                "rank 0 needs 49 KV pages for slot 0, which was promised 48");
-    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 28));
-    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot + 1, 1, 0, 1)); /* nobody's slot */
+    CHECK_FAILS(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 49, 0), STATUS_INTERNAL,
+                "rank 0 needs 49 KV pages");
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot, 1, 0, 28, 0));
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slot + 1, 1, 0, 1, 0)); /* nobody's slot */
     CHECK_OK(scheduler_result(scheduler, 0, &(struct step_result){.number = 1}, 2));
     CHECK(seen[1].last.phase == PHASE_PREFILL && scheduler_pages_free(scheduler, 0, 0) == 0);
     CHECK(scheduler_cancel(scheduler, 1, NULL, 3) && scheduler_cancel(scheduler, 2, NULL, 3));
     CHECK(scheduler_pages_free(scheduler, 0, 0) == 52);
+    scheduler_close(scheduler);
+}
+
+/* FULL, 70 prompt tokens, 4 layers * 3 heads: 2 full pages each are shared, and each of 3 samples
+ * appends 29 rows to the 6 of the last one: 2 pages. */
+static void test_samples_share_the_pages_of_their_prompt(void **state)
+{
+    struct request request = make(1, 70, 30);
+    struct scheduler *scheduler = open_one(12 * (2 + 3 * 2), 10);
+    uint32_t slots[3];
+    struct result_token tokens[3];
+    struct seen seen;
+    struct plan plan;
+    bool retry;
+
+    (void)state;
+    request.n_samples = 3;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 0);
+    do {
+        plan = next(scheduler);
+        if (plan.n_begin < 2) {
+            CHECK_OK(
+                scheduler_result(scheduler, 0, &(struct step_result){.number = plan.number}, 2));
+        }
+    } while (plan.n_begin < 2);
+    slots[0] = plan.advance[0].slot;
+    for (uint32_t i = 0; i < 2; i++) { /* one prefill, and the others begin in its last plan */
+        CHECK(plan.begin[i].forks && plan.begin[i].source == slots[0]);
+        CHECK(plan.begin[i].sampling.sample == i + 1);
+        slots[i + 1] = plan.begin[i].slot;
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        tokens[i] = (struct result_token){.slot = slots[i], .id = 1};
+    }
+    CHECK_FAILS(scheduler_keep_pages(scheduler, 0, slots[0], plan.number, 0, 3, 4), STATUS_INTERNAL,
+                "shares 4 of 3");
+    CHECK_FAILS(scheduler_keep_pages(scheduler, 0, slots[0], plan.number, 0, 48, 20),
+                STATUS_INTERNAL, "promised 48 and 24");
+    CHECK_OK(scheduler_keep_pages(scheduler, 0, slots[0], plan.number, 0, 48, 24));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 0);
+    CHECK_OK(scheduler_result(
+        scheduler, 0, &(struct step_result){.number = plan.number, .n_tokens = 3, .tokens = tokens},
+        2));
+    plan = next(scheduler);
+    CHECK(plan.n_decode == 3 && plan.n_begin == 0);
+    tokens[0].id = simulation_model.eos_ids[0]; /* the sample that was read ends first */
+    CHECK_OK(scheduler_result(
+        scheduler, 0, &(struct step_result){.number = plan.number, .n_tokens = 3, .tokens = tokens},
+        2));
+    CHECK(seen.dones == 1 && scheduler_pages_free(scheduler, 0, 0) == 24);
+    CHECK(scheduler_cancel(scheduler, 1, NULL, 3));
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 96);
     scheduler_close(scheduler);
 }
 
@@ -745,6 +798,7 @@ int main(void)
         cmocka_unit_test(test_a_full_queue_refuses_by_requests_and_by_tokens),
         cmocka_unit_test(test_tokens_past_a_stop_are_dropped_and_the_slot_is_released),
         cmocka_unit_test(test_pages_that_a_choice_left_over_are_given_back_at_once),
+        cmocka_unit_test(test_samples_share_the_pages_of_their_prompt),
         cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
         cmocka_unit_test(test_a_lost_group_fails_only_who_has_a_token),
         cmocka_unit_test(test_who_runs_again_keeps_its_place),

@@ -229,6 +229,37 @@ def test_a_seed_that_is_not_given_is_drawn_reported_and_repeats(service):
     assert [answer.ids for answer in again] == [answer.ids for answer in first]
 
 
+def test_samples_share_the_pages_of_their_prompt_to_the_last_one():
+    """5 layers x 4 heads, pages of 32 rows: of a prompt of 400 tokens 12 are full and shared, and
+    with 39 more rows behind 16 each sample has 2 of its own.  4 MiB are 1,927 pages: 42 samples."""
+    page = 32 * (2 * 8 * 4 + 4)
+    tables, shared, own = 5 * 4, 12, 2
+    request = api.GenerateRequest(**prompt(ids=[1, *range(3, 402)]), compression=full(),
+                                  sampling=sampling(max_tokens=40, temperature=1, seed=9, n=42))
+    assert (4 << 20) // page // tables < shared + 43 * own
+    with Service(MODELS / "stories260k", dtype="float32", options=["--kv-memory", "4M"]) as running:
+        answers, used = [], []
+        reader = threading.Thread(target=lambda: answers.extend(running.start_samples(request)()))
+        reader.start()
+        while reader.is_alive():
+            used.append(sum(running.pages_used()))
+        reader.join()
+        assert max(used) <= (shared + 42 * own) * tables * page and max(used) > 0
+        assert len({tuple(answer.ids) for answer in answers}) == 42
+        for answer in answers:
+            assert len(answer.ids) == 40 and answer.usage.prompt_tokens == 400
+            assert answer.usage.kv_bytes == answer.usage.kv_bytes_full == 400 * tables * 64
+        assert not any(running.pages_used())
+        request.sampling.n = 43
+        with pytest.raises(grpc.RpcError) as error:
+            running.start_samples(request)()
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "43 sample(s)" in error.value.details()
+        request.sampling.n = 3
+        few = running.start_samples(request)()
+    assert [a.ids for a in few] == [a.ids for a in answers[:3]]
+
+
 # field, value, and the limit as the message says it
 OUT_OF_RANGE = [
     ("temperature", -0.5, "at least 0"), ("temperature", 100.5, "at most 100"),

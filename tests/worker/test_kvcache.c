@@ -238,6 +238,106 @@ static void test_an_ordered_cache_stays_in_order(void **state)
     f->cache = own;
 }
 
+static void append(struct fixture *f, int slot, int source)
+{
+    int32_t row;
+
+    CHECK_OK(kvcache_append(f->cache, slot, 0, 0, source, 0, &row));
+    CHECK_OK(kvcache_settle(f->cache));
+    CHECK_OK(op_kv_append(f->dev, kvcache_pool(f->cache), f->k + (size_t)source * DIM,
+                          f->v + (size_t)source * DIM, &row, 1));
+}
+
+static void check_rows(const struct fixture *f, int slot, const int *sources, int n)
+{
+    CHECK(kvcache_rows(f->cache, slot, 0, 0) == n);
+    for (int row = 0; row < n; row++) {
+        struct kv_notes notes = kvcache_notes(f->cache, slot, 0, 0, row / PAGE_ROWS);
+        check_row(f, slot, 0, 0, row, sources[row]);
+        CHECK(notes.positions[row % PAGE_ROWS] == sources[row]);
+    }
+}
+
+/* Six rows, a page and a half: the full page is never copied, the other by all but the last. */
+static void test_forks_share_pages_until_they_append(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {2, 3, 10, 11, 12, 30};
+
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows));
+    CHECK_OK(store(f, 0, 0, 0, list, 6));
+    CHECK(kvcache_shared_pages(f->cache, 0, 1) == 1 && kvcache_shared_pages(f->cache, 0, 0) == 2);
+    CHECK_OK(kvcache_fork(f->cache, 0, 1));
+    CHECK_OK(kvcache_fork(f->cache, 0, 2));
+    CHECK(kvcache_pages_used(f->cache) == 2);
+    append(f, 1, 41);
+    CHECK(kvcache_pages_used(f->cache) == 3);
+    append(f, 0, 40);
+    append(f, 0, 50);
+    append(f, 0, 51);
+    CHECK(kvcache_pages_used(f->cache) == 5);
+    append(f, 2, 42); /* the last one that holds it */
+    CHECK(kvcache_pages_used(f->cache) == 5);
+    check_rows(f, 0, (const int[]){2, 3, 10, 11, 12, 30, 40, 50, 51}, 9);
+    check_rows(f, 1, (const int[]){2, 3, 10, 11, 12, 30, 41}, 7);
+    check_rows(f, 2, (const int[]){2, 3, 10, 11, 12, 30, 42}, 7);
+    kvcache_release(f->cache, 0);
+    CHECK(kvcache_pages_used(f->cache) == 3);
+    check_rows(f, 2, (const int[]){2, 3, 10, 11, 12, 30, 42}, 7);
+    kvcache_release(f->cache, 2);
+    CHECK(kvcache_pages_used(f->cache) == 2);
+    kvcache_release(f->cache, 1);
+    CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
+static void test_forks_part_at_the_first_row_that_leaves(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {2, 3, 10, 11, 12, 30};
+
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows));
+    CHECK_OK(store(f, 0, 0, 0, list, 6));
+    CHECK_OK(kvcache_fork(f->cache, 0, 1));
+    CHECK_OK(kvcache_drop(f->cache, 1, 0, 0, 1)); /* a row of the full page */
+    CHECK_OK(kvcache_settle(f->cache));
+    CHECK(kvcache_pages_used(f->cache) == 3);
+    check_rows(f, 0, (const int[]){2, 3, 10, 11, 12, 30}, 6);
+    check_rows(f, 1, (const int[]){2, 30, 10, 11, 12}, 5);
+    CHECK_OK(kvcache_drop(f->cache, 1, 0, 0, 4)); /* the fork lets go of the shared page */
+    CHECK(kvcache_pages_used(f->cache) == 3);
+    CHECK_OK(kvcache_fork(f->cache, 0, 2));
+    CHECK_OK(kvcache_own(f->cache, 2, 0, 0));
+    CHECK_OK(kvcache_settle(f->cache));
+    kvcache_notes(f->cache, 2, 0, 0, 1).mass[0] = 7.0F;
+    CHECK(kvcache_notes(f->cache, 0, 0, 0, 1).mass[0] == 0.0F);
+    CHECK(kvcache_pages_used(f->cache) == 5);
+    check_rows(f, 2, (const int[]){2, 3, 10, 11, 12, 30}, 6);
+    for (int slot = 0; slot < 3; slot++) {
+        kvcache_release(f->cache, slot);
+    }
+    CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
+static void test_a_copy_without_a_free_page_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    int32_t row;
+
+    CHECK_OK(kvcache_begin(f->cache, 0, HEADS, (const int[]){20, 20}));
+    for (int i = 0; i < 4; i++) {
+        CHECK_OK(store(f, 0, i / 2, i % 2, list, 17));
+    }
+    CHECK_OK(kvcache_fork(f->cache, 0, 1));
+    CHECK(kvcache_pages_used(f->cache) == PAGES);
+    CHECK_FAILS(kvcache_append(f->cache, 1, 0, 0, 50, 0, &row), STATUS_EXHAUSTED,
+                "none of 20 pages is free");
+    kvcache_release(f->cache, 0);
+    CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 50, 0, &row)); /* nobody else has it now */
+    kvcache_release(f->cache, 1);
+    CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
 static void test_memory_below_a_page_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -257,6 +357,9 @@ int main(void)
         cmocka_unit_test(test_a_full_pool_refuses_and_recovers),
         cmocka_unit_test(test_the_last_row_takes_the_place_of_a_dropped_one),
         cmocka_unit_test(test_an_ordered_cache_stays_in_order),
+        cmocka_unit_test(test_forks_share_pages_until_they_append),
+        cmocka_unit_test(test_forks_part_at_the_first_row_that_leaves),
+        cmocka_unit_test(test_a_copy_without_a_free_page_is_refused),
         cmocka_unit_test(test_memory_below_a_page_is_refused),
     };
 
