@@ -266,6 +266,48 @@ static void test_gather_rows_copies_by_index(void **state)
     device_close(dev);
 }
 
+static void check_gather_rows(struct device *dev, int rows, int n, size_t words, uint64_t *seed)
+{
+    uint32_t *in = calloc((size_t)rows * words, sizeof(*in));
+    uint32_t *out = calloc((size_t)n * words + 1, sizeof(*out));
+    int32_t *index = calloc((size_t)n + 1, sizeof(*index));
+    int wrong = 0;
+
+    assert_non_null(in);
+    assert_non_null(out);
+    assert_non_null(index);
+    for (size_t i = 0; i < (size_t)rows * words; i++) {
+        in[i] = (uint32_t)test_random(seed);
+    }
+    for (int i = 0; i < n; i++) {
+        index[i] = test_below(seed, rows);
+    }
+    CHECK_OK(op_gather_rows(dev, out, in, index, n, words * sizeof(*in)));
+    for (int i = 0; i < n; i++) {
+        wrong += memcmp(out + (size_t)i * words, in + (size_t)index[i] * words,
+                        words * sizeof(*in)) != 0;
+    }
+    CHECK(wrong == 0 && out[(size_t)n * words] == 0);
+    free(index);
+    free(out);
+    free(in);
+}
+
+static void test_gather_rows_of_any_shape_up_to_long_prompts(void **state)
+{
+    struct device *dev = act_device(&variants[0], 3);
+    uint64_t seed = 3;
+
+    (void)state;
+    for (int round = 0; round < 100; round++) {
+        check_gather_rows(dev, 1 + test_below(&seed, 900), test_below(&seed, 900),
+                          1 + (size_t)test_below(&seed, 70), &seed);
+    }
+    check_gather_rows(dev, 131072, 131072, 1, &seed);
+    check_gather_rows(dev, 131072, 26214, 32, &seed);
+    device_close(dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +319,7 @@ int main(void)
         cmocka_unit_test(test_add_is_exact),
         cmocka_unit_test(test_embed_reads_own_rows_and_leaves_zeros_for_others),
         cmocka_unit_test(test_gather_rows_copies_by_index),
+        cmocka_unit_test(test_gather_rows_of_any_shape_up_to_long_prompts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

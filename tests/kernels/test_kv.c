@@ -88,6 +88,102 @@ static void test_gather_fills_pages_in_table_order(void **state)
     }
 }
 
+/* A random choice of rows into pages in random order, and nothing into what is left of them. */
+struct gather_case {
+    int rows, page_rows, dim;
+    int per_mille; /* how many of the rows are chosen */
+};
+enum { SPARE_PAGES = 2 };
+
+static int choose_rows(int32_t *index, const struct gather_case *c, uint64_t *seed)
+{
+    int n = 0;
+
+    for (int i = 0; i < c->rows; i++) {
+        if (test_below(seed, 1000) < c->per_mille) {
+            index[n++] = i;
+        }
+    }
+    return n;
+}
+
+static void shuffle_pages(int32_t *pages, int n, uint64_t *seed)
+{
+    for (int i = 0; i < n; i++) {
+        int j = test_below(seed, i + 1);
+        pages[i] = pages[j];
+        pages[j] = i;
+    }
+}
+
+static int wrong_rows(const struct gather_case *c, const struct act *pool, const struct act *in,
+                      const int32_t *pages, int n_pages, const int32_t *index, int n,
+                      size_t row_bytes)
+{
+    char nothing[256] = {0};
+    int wrong = 0;
+
+    for (int i = 0; i < n_pages * c->page_rows; i++) {
+        size_t slot = (size_t)(pages[i / c->page_rows] * c->page_rows + i % c->page_rows);
+        const char *row = i < n ? (char *)in->act + (size_t)index[i] * row_bytes : nothing;
+        wrong += memcmp((char *)pool->act + slot * row_bytes, row, row_bytes) != 0;
+    }
+    return wrong;
+}
+
+static void check_random_gather(const struct variant *variant, const struct gather_case *c,
+                                uint64_t *seed)
+{
+    size_t row_bytes = (size_t)c->dim * dtype_bytes(variant->dtype);
+    int n_pages = (c->rows + c->page_rows - 1) / c->page_rows + SPARE_PAGES;
+    size_t size = (size_t)c->rows * (size_t)c->dim;
+    size_t pool_size = (size_t)(n_pages * c->page_rows) * (size_t)c->dim;
+    struct act k = act_random(variant->dtype, size, 1.0f, seed);
+    struct act v = act_random(variant->dtype, size, 1.0f, seed);
+    struct act pool_k = act_zeros(variant->dtype, pool_size);
+    struct act pool_v = act_zeros(variant->dtype, pool_size);
+    int32_t *index = calloc((size_t)c->rows, sizeof(*index));
+    int32_t *pages = calloc((size_t)n_pages, sizeof(*pages));
+    struct device *dev = act_device(variant, 2);
+
+    assert_non_null(index);
+    assert_non_null(pages);
+    int n = choose_rows(index, c, seed);
+    shuffle_pages(pages, n_pages, seed);
+    CHECK_OK(op_kv_gather(
+        dev,
+        &(struct kv_pool){
+            .k = pool_k.act, .v = pool_v.act, .page_rows = c->page_rows, .head_dim = c->dim},
+        pages, k.act, v.act, index, n));
+    CHECK(wrong_rows(c, &pool_k, &k, pages, n_pages, index, n, row_bytes) == 0);
+    CHECK(wrong_rows(c, &pool_v, &v, pages, n_pages, index, n, row_bytes) == 0);
+    device_close(dev);
+    free(pages);
+    free(index);
+    act_free(&pool_v);
+    act_free(&pool_k);
+    act_free(&v);
+    act_free(&k);
+}
+
+static void test_gather_of_any_shape_up_to_long_prompts(void **state)
+{
+    uint64_t seed = 4;
+
+    (void)state;
+    for (int round = 0; round < 60; round++) {
+        check_random_gather(&variants[round % n_variants],
+                            &(struct gather_case){.rows = 1 + test_below(&seed, 700),
+                                                  .page_rows = 1 << test_below(&seed, 6),
+                                                  .dim = 8 * (1 + test_below(&seed, 8)),
+                                                  .per_mille = test_below(&seed, 1001)},
+                            &seed);
+    }
+    check_random_gather(
+        &variants[0],
+        &(struct gather_case){.rows = 131072, .page_rows = 32, .dim = 8, .per_mille = 500}, &seed);
+}
+
 static void check_append(const struct variant *variant)
 {
     const int32_t slot[] = {23, 0, 9, 10};
@@ -117,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gather_fills_pages_in_table_order),
+        cmocka_unit_test(test_gather_of_any_shape_up_to_long_prompts),
         cmocka_unit_test(test_append_writes_one_row_a_slot),
     };
 

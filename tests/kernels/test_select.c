@@ -78,11 +78,34 @@ static void test_group_reduction_matches_its_definition_in_place_too(void **stat
     device_close(dev);
 }
 
+/* Random shapes, and the lengths of long prompts. */
+static void test_any_shape_up_to_long_prompts_is_right(void **state)
+{
+    static const int lengths[] = {131072, 131071, 130001};
+    struct device *dev = act_device(&variants[0], 3);
+    uint64_t seed = 12;
+
+    (void)state;
+    for (int round = 0; round < 100; round++) {
+        int n = 1 + test_below(&seed, 2500), kernel = 1 + 2 * test_below(&seed, 32);
+        check_pool(dev, 1 + test_below(&seed, 4), n, kernel, round % 2 ? POOLING_MAX : POOLING_AVG);
+        check_reduce(dev, 1 + test_below(&seed, 3), 1 + test_below(&seed, 8), n,
+                     (enum group_reduce)(1 + round % 3));
+    }
+    for (int i = 0; i < 3; i++) {
+        check_pool(dev, 2, lengths[i], 7, POOLING_MAX);
+        check_pool(dev, 2, lengths[i], 7, POOLING_AVG);
+        check_reduce(dev, 2, 3, lengths[i], (enum group_reduce)(1 + i));
+    }
+    device_close(dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pooling_matches_its_definition),
         cmocka_unit_test(test_group_reduction_matches_its_definition_in_place_too),
+        cmocka_unit_test(test_any_shape_up_to_long_prompts_is_right),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

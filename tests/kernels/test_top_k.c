@@ -84,6 +84,24 @@ static void test_plateaus_of_long_prompts_keep_the_lower_positions(void **state)
     free(score);
 }
 
+static void test_ragged_long_prompts_with_few_different_scores(void **state)
+{
+    enum { N = 131072 };
+    float *score = calloc(N, sizeof(*score));
+    uint64_t seed = 7;
+
+    (void)state;
+    assert_non_null(score);
+    for (int round = 0; round < 8; round++) {
+        int n = N - test_below(&seed, round < 2 ? 3 : 70000);
+        for (int i = 0; i < n; i++) {
+            score[i] = any_float(&seed, round % 4);
+        }
+        check_top_k(score, n, test_below(&seed, n + 1));
+    }
+    free(score);
+}
+
 static void test_nothing_of_nothing_is_nothing(void **state)
 {
     (void)state;
@@ -109,6 +127,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_top_k_agrees_with_a_sort),
         cmocka_unit_test(test_plateaus_of_long_prompts_keep_the_lower_positions),
+        cmocka_unit_test(test_ragged_long_prompts_with_few_different_scores),
         cmocka_unit_test(test_nothing_of_nothing_is_nothing),
     };
 
