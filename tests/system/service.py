@@ -7,6 +7,7 @@ parent dies, and its local workers do the same.
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,6 +250,11 @@ class Service(Client):
         self.log.flush()
         with open(f"/proc/self/fd/{self.log.fileno()}", errors="replace") as log:
             return log.read()[-most:]
+
+    def log_field(self, request_id, name):
+        """A field of the line that the coordinator logs when a request is done."""
+        line = re.search(rf'sample done id="{re.escape(request_id)}" .*', self.log_text()).group()
+        return re.search(rf" {name}=(\S+)", line).group(1)
 
     def workers(self):
         """Process ids of the local workers: the coordinator's children named winnow-worker."""
