@@ -1,9 +1,12 @@
 /* What the policies choose in thousands of random layers, against plain definitions, and that it
  * is the same on every number of ranks. */
 #include "tests/check.h"
+#include "tests/definitions/attention.h"
+#include "tests/definitions/select.h"
 #include "tests/worker/helpers_group.h"
 #include "worker/policy.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +20,7 @@ enum {
     LAYERS = 2,
     MAX_RANKS = 5,
     ROUNDS = 2400,
-    GROUP_ROUNDS = 1200, /* for each number of ranks */
+    GROUP_ROUNDS = 800, /* for each number of ranks */
 };
 
 /* One random layer, the same on every rank. */
@@ -28,6 +31,7 @@ struct trial {
     float k[MAX_KV_HEADS * MAX_ROWS * HEAD_DIM]; /* (KV heads of the model, rows, head_dim) */
     float q[MAX_WINDOW * MAX_HEADS * HEAD_DIM];  /* (window, query heads of the model, head_dim) */
     float head_scores[LAYERS * MAX_HEADS];
+    float columns[MAX_HEADS * MAX_ROWS]; /* (query heads of the model, rows) */
 };
 
 struct list {
@@ -84,7 +88,8 @@ static void make_params(struct trial *t, enum method method, uint64_t *seed)
 static void make_trial(struct trial *t, int round)
 {
     static const enum method tried[] = {METHOD_FASTKV, METHOD_SNAPKV,    METHOD_ADAKV,
-                                        METHOD_HEADKV, METHOD_PYRAMIDKV, METHOD_STREAMINGLLM};
+                                        METHOD_HEADKV, METHOD_PYRAMIDKV, METHOD_STREAMINGLLM,
+                                        METHOD_H2O};
     uint64_t seed = (uint64_t)round * 7919 + 1;
     int heads = 1 + below(&seed, MAX_KV_HEADS);
     int group = 1 + below(&seed, MAX_GROUP);
@@ -100,11 +105,12 @@ static void make_trial(struct trial *t, int round)
                                    .head_dim = HEAD_DIM,
                                    .vocab = 32}};
     t->rows = 1 + below(&seed, MAX_ROWS);
-    make_params(t, tried[round % 6], &seed);
+    make_params(t, tried[round % 7], &seed);
     int keys = heads * t->rows * HEAD_DIM;
     int queries = t->params.window * heads * group * HEAD_DIM;
     fill(t->k, keys, alike ? t->rows * HEAD_DIM : keys, kinds, &seed);
     fill(t->q, queries, alike ? HEAD_DIM : queries, kinds, &seed);
+    fill(t->columns, heads * group * t->rows, heads * group * t->rows, kinds, &seed);
 }
 
 /* ---- one rank ---- */
@@ -193,6 +199,7 @@ static status run_trial(struct choice *out, struct member *member, const struct 
                          .v = t->k + (size_t)split->kv_first * stride,
                          .kv_stride = stride,
                          .window_q = q,
+                         .columns = t->columns + (size_t)(split->query_first * t->rows),
                          .positions = positions,
                          .propagated = propagated,
                      },
@@ -286,6 +293,76 @@ static void count_won(int *won, const struct trial *t, const float *scores)
     }
 }
 
+/* Scores (cache heads, rows - window) from those of the query heads, (query heads, n), before or
+ * without pooling. */
+static void define_groups(double *out, const struct trial *t, const float *by_query, int n)
+{
+    int group = t->config.query_heads / t->config.kv_heads;
+
+    if (method_caches_by_query(&t->params)) {
+        for (int i = 0; i < t->config.query_heads * n; i++) {
+            out[i] = by_query[i];
+        }
+    } else {
+        define_group_reduce(out, by_query, t->config.kv_heads, group, n, t->params.group_reduce);
+    }
+}
+
+static void narrow(float *out, const double *in, int n)
+{
+    for (int i = 0; i < n; i++) {
+        out[i] = (float)in[i];
+    }
+}
+
+/* The window score of every cache head, from the queries and keys on. */
+static void define_window(double *out, const struct trial *t)
+{
+    int n = t->rows - t->params.window;
+    bool pre = t->params.reduce_stage == REDUCE_PRE;
+    int heads = pre ? method_cache_heads(&t->params, &t->config) : t->config.query_heads;
+    double wide[MAX_HEADS * MAX_ROWS];
+    float scores[MAX_HEADS * MAX_ROWS];
+    int32_t positions[MAX_ROWS];
+
+    for (int i = 0; i < t->rows; i++) {
+        positions[i] = i;
+    }
+    define_window_scores(wide, &(struct window_scores){
+                                   .q = t->q,
+                                   .k = t->k,
+                                   .kv_stride = (size_t)(t->rows * HEAD_DIM),
+                                   .positions = positions,
+                                   .window = t->params.window,
+                                   .n_keys = t->rows,
+                                   .q_heads = t->config.query_heads,
+                                   .kv_heads = t->config.kv_heads,
+                                   .head_dim = HEAD_DIM,
+                               });
+    narrow(scores, wide, t->config.query_heads * n);
+    if (pre) {
+        define_groups(wide, t, scores, n);
+        narrow(scores, wide, heads * n);
+    }
+    define_pool(out, scores, heads, n, t->params.kernel, t->params.pooling);
+    if (!pre) {
+        narrow(scores, out, heads * n);
+        define_groups(out, t, scores, n);
+    }
+}
+
+/* H2O ranks by column sums.  They are small whole numbers here, so that sums are exact. */
+static void define_columns(float *out, const struct trial *t)
+{
+    int n = t->rows - t->params.window;
+    double wide[MAX_HEADS * MAX_ROWS];
+
+    define_groups(wide, t, t->columns, t->rows);
+    for (int h = 0; h < method_cache_heads(&t->params, &t->config); h++) {
+        narrow(out + (size_t)(h * n), wide + (size_t)(h * t->rows), n);
+    }
+}
+
 static int wanted_rows(const struct trial *t, const int *of_heads, int head, int uniform)
 {
     switch (t->params.method) {
@@ -312,7 +389,12 @@ static void define_kept(struct list *out, const struct trial *t, const float *sc
     int heads = method_cache_heads(&t->params, &t->config);
     int n = t->rows - t->params.window;
     int of_heads[MAX_HEADS] = {0};
+    float columns[MAX_HEADS * MAX_ROWS];
 
+    if (counts.selects && t->params.method == METHOD_H2O) {
+        define_columns(columns, t);
+        scores = columns;
+    }
     if (counts.selects && t->params.method == METHOD_ADAKV) {
         count_won(of_heads, t, scores);
     } else if (counts.selects && t->params.method == METHOD_HEADKV) {
@@ -337,16 +419,23 @@ static void check_list(const struct list *got, const struct list *expected, int 
     }
 }
 
-static struct choice alone[ROUNDS];
+static struct choice alone[ROUNDS]; /* what one rank chooses; see choose_alone() */
 static struct choice grouped[GROUP_ROUNDS];
 
-static void test_choices_are_as_defined(void **state)
+static int choose_alone(void **state)
 {
     struct rank_run run = {ROUNDS, alone};
-    int selected = 0;
 
     (void)state;
     group_run(1, run_rank, &run);
+    return 0;
+}
+
+static void test_choices_are_as_defined(void **state)
+{
+    int selected = 0;
+
+    (void)state;
     for (int round = 0; round < ROUNDS; round++) {
         struct list expected[MAX_HEADS];
         struct trial t;
@@ -360,6 +449,42 @@ static void test_choices_are_as_defined(void **state)
         }
     }
     CHECK(selected > ROUNDS / 2);
+}
+
+/* The mean over a query group is kept as its sum, which ranks alike. */
+static void check_scores(const struct trial *t, const struct choice *choice, int round)
+{
+    int n = t->rows - t->params.window;
+    bool summed = t->params.group_reduce == GROUP_MEAN && !method_caches_by_query(&t->params);
+    double scale = summed ? t->config.query_heads / t->config.kv_heads : 1.0;
+    double expected[MAX_HEADS * MAX_ROWS];
+
+    define_window(expected, t);
+    for (int i = 0; i < method_cache_heads(&t->params, &t->config) * n; i++) {
+        if (!(fabs(choice->scores[i] - scale * expected[i]) <=
+              1e-5 * (1.0 + scale * expected[i]))) {
+            fail_msg("round %d: score %d is %g, expected %g", round, i, (double)choice->scores[i],
+                     scale * expected[i]);
+        }
+    }
+}
+
+/* Every granularity, reduction, stage and pooling, as far as the methods have them. */
+static void test_scores_are_as_defined(void **state)
+{
+    int checked = 0;
+
+    (void)state;
+    for (int round = 0; round < ROUNDS; round++) {
+        struct trial t;
+        make_trial(&t, round);
+        if (t.params.method != METHOD_STREAMINGLLM && t.params.method != METHOD_H2O &&
+            method_layer_rows(&t.params, &t.config, t.rows, 0, t.rows).selects) {
+            check_scores(&t, &alone[round], round);
+            checked++;
+        }
+    }
+    CHECK(checked > ROUNDS / 3);
 }
 
 static void check_ranks(int ranks)
@@ -394,9 +519,10 @@ static void test_ranks_choose_as_one_rank_does(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scores_are_as_defined),
         cmocka_unit_test(test_choices_are_as_defined),
         cmocka_unit_test(test_ranks_choose_as_one_rank_does),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, choose_alone, NULL);
 }
