@@ -29,7 +29,7 @@ from service import MODELS, ROOT, Service, api, full, sampling  # noqa: E402
 
 # A method with its parameters: what the table says of it, and the request's fields.
 Config = namedtuple("Config", "method budget detail compression")
-FASTGEN_TOKENS, FASTGEN_RUNS = 256, 3
+FASTGEN_TOKENS, FASTGEN_RUNS = 256, 2
 CALIBRATION_CASES, CALIBRATION_RATE = 6, 0.05
 
 
@@ -43,13 +43,13 @@ class Subject:
 
 SUBJECTS = [
     Subject("needle-tiny", MODELS / "needle-tiny", needles.call_signs,
-            counts={1024: 16, 4096: 16, 16384: 4},
+            counts={1024: 16, 4096: 10, 8192: 6},
             budgets=(0.05, 0.1, 0.2), thresholds=(0.95, 0.8, 0.6),
             tsp=((2, 0.2, (0.05, 0.1, 0.2)), (1, 0.2, (0.1,)), (3, 0.2, (0.1,)),
                  (2, 0.1, (0.1,)))),
     Subject("SmolLM2-135M-Instruct", ROOT / ".cache" / "smollm2", needles.numbers,
-            counts={1000: 6, 2000: 4, 4000: 2, 6000: 1},
-            budgets=(0.1, 0.2, 0.4), thresholds=(0.95, 0.8, 0.6),
+            counts={1000: 8, 2000: 6, 4000: 4, 6000: 2},
+            budgets=(0.1, 0.2, 0.4), thresholds=(0.999, 0.99, 0.95, 0.8),
             tsp=((14, 0.2, (0.1, 0.2, 0.4)), (14, 0.4, (0.2, 0.4)), (10, 0.2, (0.2,)),
                  (20, 0.2, (0.2,)), (20, 0.4, (0.2, 0.4)))),
 ]

@@ -11,7 +11,7 @@
 
 #define GOLDENS WINNOW_SOURCE_DIR "/tests/goldens/data/"
 
-enum { MAX_RANKS = 4, MAX_PROMPT = 70, NEW = 2, ROUNDS = 132, MAX_SCORES = 256, MAX_IDS = 8 };
+enum { MAX_RANKS = 4, MAX_PROMPT = 70, NEW = 2, ROUNDS = 88, MAX_SCORES = 256, MAX_IDS = 8 };
 
 static int below(uint64_t *seed, int n)
 {

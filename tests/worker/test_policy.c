@@ -20,7 +20,7 @@ enum {
     LAYERS = 2,
     MAX_RANKS = 5,
     ROUNDS = 2400,
-    GROUP_ROUNDS = 800, /* for each number of ranks */
+    GROUP_ROUNDS = 500, /* for each number of ranks */
 };
 
 /* One random layer, the same on every rank. */
