@@ -11,7 +11,6 @@ its first token grows by no more than what the workers spent on the decoders' st
 """
 import argparse
 import json
-import re
 import sys
 import threading
 import time
@@ -67,8 +66,7 @@ def read_long(service, ids, options):
                               compression=METHODS[options.method](),
                               sampling=sampling(max_tokens=1), timeout=3600)
     end = time.monotonic()
-    line = [line for line in service.log_text().splitlines() if '"long"' in line or "=long" in line][-1]
-    return answer.timing.ttft_ms, float(re.search(r"beside_ms=([\d.]+)", line)[1]), begin, end
+    return answer.timing.ttft_ms, float(service.log_field("long", "beside_ms")), begin, end
 
 
 def measure(options):

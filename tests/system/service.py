@@ -252,8 +252,8 @@ class Service(Client):
             return log.read()[-most:]
 
     def log_field(self, request_id, name):
-        """A field of the line that the coordinator logs when a request is done."""
-        line = re.search(rf'sample done id="{re.escape(request_id)}" .*', self.log_text()).group()
+        """A field of the line with which the coordinator closed a request, the last of this id."""
+        line = re.findall(rf'generate: closed id="?{re.escape(request_id)}"? .*', self.log_text())[-1]
         return re.search(rf" {name}=(\S+)", line).group(1)
 
     def workers(self):

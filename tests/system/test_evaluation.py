@@ -65,7 +65,7 @@ def test_costs_of_methods_are_measured_in_one_table(tmp_path, capsys):
                "--out", str(out)]
     assert methods.main([*command, "--check", "0"]) == 1  # nothing scores in no time
     whole, snapkv = json.loads(out.read_text())
-    assert whole["scoring_s"] == 0 < snapkv["scoring_s"] < snapkv["prefill_s"]
+    assert whole["scoring_s"] < snapkv["scoring_s"] < snapkv["prefill_s"]
     assert snapkv["kv_bytes"] < whole["kv_bytes"] / 9
     assert min(whole["prefill_cpu_s"], snapkv["decode_cpu_ms"]) > 0
     assert "| SNAPKV | " in capsys.readouterr().out
