@@ -20,6 +20,7 @@ enum { DEVICE_DESCRIPTION_BYTES = 128 };
 struct device {
     const struct backend *backend;
     enum dtype dtype;
+    int interrupted; /* atomic */
     char description[DEVICE_DESCRIPTION_BYTES];
 };
 
@@ -35,6 +36,7 @@ struct backend {
     status (*download)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*copy)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*sync)(struct device *dev);
+    void *(*stream)(struct device *dev);
 
     status (*embed)(struct device *dev, float *out, const int32_t *ids, int n,
                     const struct matrix *table, int first_id);

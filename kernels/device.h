@@ -12,6 +12,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct device;
 
 struct device_config {
@@ -47,5 +51,16 @@ status device_download(struct device *dev, void *to, const void *from, size_t by
 /* Within the device, in the order of the stream; no overlap. */
 status device_copy(struct device *dev, void *to, const void *from, size_t bytes);
 status device_sync(struct device *dev);
+
+/* The stream of a GPU's operations, a cudaStream_t; NULL for the host. */
+void *device_stream(struct device *dev);
+
+/* While `on`, device_sync() and device_download() fail with STATUS_UNAVAILABLE, one that waits now
+ * too when its wait is over: results are not to be trusted.  From any thread. */
+void device_interrupt(struct device *dev, bool on);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

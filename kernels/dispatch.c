@@ -67,9 +67,18 @@ status device_upload(struct device *dev, void *to, const void *from, size_t byte
     return dev->backend->upload(dev, to, from, bytes);
 }
 
+static status check_interrupted(const struct device *dev)
+{
+    return __atomic_load_n(&dev->interrupted, __ATOMIC_ACQUIRE)
+               ? status_fail(STATUS_UNAVAILABLE, "device: interrupted")
+               : STATUS_OK;
+}
+
 status device_download(struct device *dev, void *to, const void *from, size_t bytes)
 {
-    return dev->backend->download(dev, to, from, bytes);
+    status st = dev->backend->download(dev, to, from, bytes);
+
+    return st ? st : check_interrupted(dev);
 }
 
 status device_copy(struct device *dev, void *to, const void *from, size_t bytes)
@@ -79,7 +88,19 @@ status device_copy(struct device *dev, void *to, const void *from, size_t bytes)
 
 status device_sync(struct device *dev)
 {
-    return dev->backend->sync(dev);
+    status st = dev->backend->sync(dev);
+
+    return st ? st : check_interrupted(dev);
+}
+
+void *device_stream(struct device *dev)
+{
+    return dev->backend->stream(dev);
+}
+
+void device_interrupt(struct device *dev, bool on)
+{
+    __atomic_store_n(&dev->interrupted, on, __ATOMIC_RELEASE);
 }
 
 static int matrix_valid(const struct matrix *m)

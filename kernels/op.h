@@ -14,6 +14,10 @@
 #include "common/method.h"
 #include "kernels/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     OP_MAX_DECODE_ROWS = 64, /* op_linear_rows, op_decode_attention */
     OP_MAX_HEAD_DIM = 256,
@@ -300,5 +304,9 @@ static inline uint32_t op_key(float value)
     }
     return bits.u & 0x80000000u ? ~bits.u : bits.u | 0x80000000u;
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -24,21 +24,34 @@ struct comm {
 
 static status connect_ranks(struct comm *comm, const struct comm_config *config)
 {
-    bool shared;
+    bool usable;
+    status st = comm_nccl_open(&comm->self, &usable, config);
 
-    status st = comm_shm_open(&comm->self, &shared, config);
-    if (!st && !shared) {
+    if (st || usable) {
+        comm->transport = st ? NULL : &comm_nccl;
+        return st;
+    }
+    st = comm_shm_open(&comm->self, &usable, config);
+    if (!st && !usable) {
         st = comm_gloo_open(&comm->self, config);
     }
     if (!st) {
-        comm->transport = shared ? &comm_shm : &comm_gloo;
+        comm->transport = usable ? &comm_shm : &comm_gloo;
     }
     return st;
 }
 
+static const char *transport_name(const struct comm *comm)
+{
+    return comm->transport == &comm_nccl  ? "nccl"
+           : comm->transport == &comm_shm ? "shared-memory"
+                                          : "tcp";
+}
+
+/* A transport that reads host memory needs some of it to reach the device's. */
 static status allocate_staging(struct comm *comm)
 {
-    if (comm->device) {
+    if (comm->device && comm->transport != &comm_nccl) {
         comm->staging = malloc(STAGING_BYTES);
         if (!comm->staging) {
             return status_fail(STATUS_EXHAUSTED, "no memory for the collectives");
@@ -60,16 +73,16 @@ status comm_open(struct comm **out, const struct comm_config *config)
         comm->device = config->device;
     }
     if (comm->size > 1) {
-        status st = allocate_staging(comm);
+        status st = connect_ranks(comm, config);
         if (!st) {
-            st = connect_ranks(comm, config);
+            st = allocate_staging(comm);
         }
         if (st) {
             comm_close(comm);
             return st;
         }
         log_info("comm: joined rank=%d size=%d over=%s", comm->rank, comm->size,
-                 comm->transport == &comm_shm ? "shared-memory" : "tcp");
+                 transport_name(comm));
     }
     *out = comm;
     return STATUS_OK;
@@ -177,8 +190,8 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
         return STATUS_OK;
     }
     double begin = clock_ms();
-    status st = comm->device ? reduce_staged(comm, first, count, x, n, max)
-                             : transport_reduce(comm, first, count, x, n, max);
+    status st = comm->staging ? reduce_staged(comm, first, count, x, n, max)
+                              : transport_reduce(comm, first, count, x, n, max);
     comm->busy_ms += clock_ms() - begin;
     return st;
 }
@@ -198,8 +211,8 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
         return copy_alone(comm, out, in, bytes);
     }
     double begin = clock_ms();
-    status st =
-        comm->device ? gather_staged(comm, out, in, bytes) : transport_gather(comm, out, in, bytes);
+    status st = comm->staging ? gather_staged(comm, out, in, bytes)
+                              : transport_gather(comm, out, in, bytes);
     comm->busy_ms += clock_ms() - begin;
     return st;
 }

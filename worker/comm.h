@@ -34,6 +34,8 @@ struct comm_store {
     status (*set)(void *context, const char *key, const void *data, size_t bytes);
     /* *out is malloc'd, the caller frees it. */
     status (*get)(void *context, const char *key, int timeout_ms, void **out, size_t *out_bytes);
+    /* Not 0: the group was dissolved, so nobody will join it any more. */
+    int (*over)(void *context);
 };
 
 struct comm_config {

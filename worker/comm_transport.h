@@ -1,6 +1,6 @@
 /*
- * comm_transport.h - what carries the collectives of comm.h: shared memory where all ranks are on
- * one host, gloo's TCP otherwise.
+ * comm_transport.h - what carries the collectives of comm.h: NCCL where each rank has a GPU, shared
+ * memory where all ranks are on one host, gloo's TCP otherwise.
  *
  * comm.c is the only caller.  It answers groups of one rank itself, so a transport always has
  * peers.  The rules of comm.h hold for each function.
@@ -56,8 +56,11 @@ static inline void comm_add(float *x, const float *y, size_t n, int max)
  * them cannot see the memory of the first; *self is NULL then. */
 status comm_shm_open(void **self, bool *shared, const struct comm_config *config);
 status comm_gloo_open(void **self, const struct comm_config *config);
+/* Likewise before them; *usable is false on all ranks where one of them has no GPU or no NCCL.  Its
+ * buffers are the device's memory. */
+status comm_nccl_open(void **self, bool *usable, const struct comm_config *config);
 
-extern const struct comm_transport comm_shm, comm_gloo;
+extern const struct comm_transport comm_shm, comm_gloo, comm_nccl;
 
 #ifdef __cplusplus
 }

@@ -440,9 +440,20 @@ static status store_get(void *context, const char *key, int timeout_ms, void **o
     return st;
 }
 
+static int store_over(void *context)
+{
+    struct link *link = context;
+
+    pthread_mutex_lock(&link->mutex);
+    int over = link->left || atomic_load(&link->stopping);
+    pthread_mutex_unlock(&link->mutex);
+    return over;
+}
+
 struct comm_store link_store(struct link *link)
 {
-    return (struct comm_store){.context = link, .set = store_set, .get = store_get};
+    return (struct comm_store){
+        .context = link, .set = store_set, .get = store_get, .over = store_over};
 }
 
 void link_watch(struct link *link, struct comm *comm)

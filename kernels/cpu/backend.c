@@ -132,6 +132,12 @@ static status cpu_sync(struct device *dev)
     return STATUS_OK;
 }
 
+static void *cpu_stream(struct device *dev)
+{
+    (void)dev;
+    return NULL;
+}
+
 const struct backend backend_cpu = {
     .name = "cpu",
     .on_host = true,
@@ -144,6 +150,7 @@ const struct backend backend_cpu = {
     .download = cpu_copy,
     .copy = cpu_copy,
     .sync = cpu_sync,
+    .stream = cpu_stream,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,
     .linear = cpu_linear,

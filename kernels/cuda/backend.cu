@@ -280,6 +280,11 @@ static status cuda_copy(struct device *dev, void *to, const void *from, size_t b
                       "copy");
 }
 
+static void *cuda_stream_of(struct device *dev)
+{
+    return cuda_stream(dev);
+}
+
 const struct backend backend_cuda = {
     .name = "cuda",
     .on_host = false,
@@ -292,6 +297,7 @@ const struct backend backend_cuda = {
     .download = cuda_download,
     .copy = cuda_copy,
     .sync = cuda_sync,
+    .stream = cuda_stream_of,
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,
     .linear = cuda_linear,

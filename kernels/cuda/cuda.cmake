@@ -12,6 +12,14 @@ enable_language(CUDA)
 string(REPLACE "-DNDEBUG" "" CMAKE_CUDA_FLAGS_RELEASE "${CMAKE_CUDA_FLAGS_RELEASE}")
 find_package(CUDAToolkit REQUIRED)
 
+# Without NCCL the ranks of several GPUs exchange through the host.
+find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib)
+if(NOT NCCL_INCLUDE OR NOT NCCL_LIBRARY)
+  message(STATUS "NCCL is not here: GPUs will exchange through the host")
+  unset(NCCL_LIBRARY CACHE)
+endif()
+
 # A register that does not fit is an error: kernels are shaped so that none is spilled.
 function(cuda_add_backend library)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)

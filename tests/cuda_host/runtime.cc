@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <mutex>
 
 struct CUevent_st {
     cudaStream_t stream = nullptr;
@@ -24,6 +25,7 @@ struct CUstream_st {
         std::function<void()> work;
         unsigned long number;
     };
+    std::recursive_mutex mutex; /* held while work runs: others may ask how far it is */
     std::deque<item> items;
     unsigned long enqueued = 0;
     unsigned long done = 0;
@@ -75,6 +77,8 @@ settings &chosen()
 
 void run_until(cudaStream_t stream, unsigned long number)
 {
+    std::lock_guard<std::recursive_mutex> lock(stream->mutex);
+
     if (stream->done >= number) {
         return;
     }
@@ -95,6 +99,7 @@ void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work)
     if (!stream) {
         misuse("work for the default stream, which waits for all others");
     }
+    std::lock_guard<std::recursive_mutex> lock(stream->mutex);
     stream->items.push_back({std::move(work), ++stream->enqueued});
     if (!chosen().lazy) {
         run_until(stream, stream->enqueued);
@@ -275,6 +280,15 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     event->stream = stream;
     event->number = stream->enqueued;
     return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    if (!event->stream) {
+        return cudaSuccess;
+    }
+    std::unique_lock<std::recursive_mutex> lock(event->stream->mutex, std::try_to_lock);
+    return lock && event->stream->done >= event->number ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)

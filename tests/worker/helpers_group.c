@@ -72,6 +72,16 @@ static status store_get(void *context, const char *key, int timeout_ms, void **o
     return entry ? STATUS_OK : status_fail(STATUS_UNAVAILABLE, "no key %s", key);
 }
 
+static int store_over(void *context)
+{
+    (void)context;
+    return 0;
+}
+
+unsigned group_tcp_ranks;
+struct device **group_devices;
+int group_timeout_ms = 20000;
+
 struct member {
     pthread_t thread;
     struct comm_config config;
@@ -84,6 +94,10 @@ static void *run_member(void *argument)
 {
     struct member *member = argument;
     struct comm *comm = NULL;
+
+    if (group_devices) {
+        member->config.device = group_devices[member->config.rank];
+    }
     status st = comm_open(&comm, &member->config);
 
     if (!st) {
@@ -93,8 +107,6 @@ static void *run_member(void *argument)
     comm_close(comm);
     return NULL;
 }
-
-unsigned group_tcp_ranks;
 
 void group_run(int size, group_body *body, void *context)
 {
@@ -109,9 +121,9 @@ void group_run(int size, group_body *body, void *context)
                        .size = size,
                        .epoch = epoch,
                        .host = "127.0.0.1",
-                       .timeout_ms = 20000,
+                       .timeout_ms = group_timeout_ms,
                        .tcp_only = (group_tcp_ranks >> i & 1) != 0,
-                       .store = {&store, store_set, store_get}},
+                       .store = {&store, store_set, store_get, store_over}},
             .body = body,
             .context = context,
         };

@@ -16,4 +16,11 @@ void group_run(int size, group_body *body, void *context);
 /* Bit r: rank r refuses shared memory, so the group exchanges over TCP.  0 at start. */
 extern unsigned group_tcp_ranks;
 
+/* By rank, the devices whose memory the collectives take; NULL: the host's.  At start NULL. */
+struct device;
+extern struct device **group_devices;
+
+/* Of one collective.  20000 at start. */
+extern int group_timeout_ms;
+
 #endif
