@@ -2,6 +2,7 @@
 
 #include "common/log.h"
 #include "common/rpc.h"
+#include "common/rpc_accept.h"
 
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
@@ -19,6 +20,7 @@ static void forward_log(gpr_log_func_args *args)
 
 void rpc_init(void)
 {
+    rpc_accept_init();
     gpr_set_log_function(forward_log);
     /* The system's resolver: gRPC's own asks a name server for names that /etc/hosts has, and waits
      * 3 s where there is none.  It takes no channel argument. */

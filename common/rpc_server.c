@@ -17,6 +17,7 @@ enum {
     SERVER_KEEPALIVE_MS = 10000, /* a client that is silent for this and */
     SERVER_KEEPALIVE_TIMEOUT_MS = 20000,
     SERVER_MIN_PING_MS = 500, /* more frequent pings of a client are tolerated, not counted */
+    SERVER_HANDSHAKE_MS = 10000, /* for TLS and the first frames of HTTP/2 */
     SERVER_MAX_THREADS = 64,
 };
 
@@ -214,6 +215,7 @@ static grpc_server *create_grpc_server(const struct rpc_server *server)
     args[n++] =
         rpc_int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, SERVER_MIN_PING_MS);
     args[n++] = rpc_int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+    args[n++] = rpc_int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, SERVER_HANDSHAKE_MS);
     grpc_channel_args channel_args = {.num_args = n, .args = args};
     return grpc_server_create(&channel_args, NULL);
 }
