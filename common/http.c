@@ -168,9 +168,9 @@ status http_open(struct http **out, const char *listen_to, const struct http_rou
     http->routes = routes;
     http->n_routes = n_routes;
     http->port = bound_port(fd);
-    http->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG, 0, NULL,
-                                    NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_message,
-                                    NULL, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+    http->daemon = MHD_start_daemon(MHD_USE_AUTO_INTERNAL_THREAD | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+                                    on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL,
+                                    MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
                                     (unsigned)HTTP_MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
                                     (unsigned)HTTP_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
                                     (size_t)HTTP_MAX_MEMORY, MHD_OPTION_END);
