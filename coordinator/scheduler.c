@@ -16,8 +16,11 @@ static void sequence_free(struct scheduler *s, struct sequence *sequence)
     sequence->job->n_live--;
     list_remove(&sequence->decode);
     for (uint32_t i = 0; i < s->config.look_ahead; i++) {
-        if (group->flights[i].advanced == sequence) {
-            group->flights[i].advanced = NULL;
+        struct flight *flight = &group->flights[i];
+        for (uint32_t k = 0; k < flight->n_readings; k++) {
+            if (flight->readings[k].sequence == sequence) {
+                flight->readings[k].sequence = NULL;
+            }
         }
     }
     group->slots[sequence->slot] = NULL;

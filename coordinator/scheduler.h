@@ -12,9 +12,9 @@
  * memory for its prompt; who passes it meanwhile takes nothing that it waits for, and nothing
  * that runs is ever evicted.  A job whose group is lost before its first token is computed again,
  * with its place in the queue; while no group is ready the queue waits `reform_ms` for one.  Each
- * plan carries the slices of one prompt, as many as fit a time (the oldest and the one with the
- * least left take turns), and one decode step of all live sequences.  Plans leave `look_ahead` at a
- * time: what was computed past the end of a sample is dropped here.
+ * plan carries slices of prompts, as many as fit a time (the oldest and the one with the least left
+ * take turns; a second one only where the first ends), and one decode step of all live sequences.
+ * Plans leave `look_ahead` at a time: what was computed past the end of a sample is dropped here.
  *
  * Times are milliseconds on any one clock.  Sink calls come from within the event; they must
  * not call the scheduler.

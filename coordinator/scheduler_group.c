@@ -150,6 +150,8 @@ void group_add_prompt(const struct scheduler *s, struct group *group, struct job
         .number = group->n_admitted++,
     };
     assert(prompt->first_row != NO_ROW);
+    slices_begin(&prompt->walk, &job->request->params, s->config.model,
+                 (int)job->request->n_prompt);
     group->n_prompts++;
 }
 

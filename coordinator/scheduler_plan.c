@@ -53,8 +53,6 @@ static void plan_begin_prompt(struct scheduler *s, struct prompt *prompt, struct
     struct sequence *sequence = &job->sequences[0];
 
     sequence->begin_plan = plan->number;
-    slices_begin(&prompt->walk, &request->params, s->config.model, (int)request->n_prompt);
-    prompt->walked = 0;
     s->begins[plan->n_begin++] = (struct plan_begin){
         .slot = sequence->slot,
         .n_prompt = request->n_prompt,
@@ -133,40 +131,58 @@ static double work_in(const struct group *group, double ms)
     return ms_per_work > 0 ? ms / ms_per_work : 0;
 }
 
-/* The next slices of one prompt, as many as fit the time; at least one. */
-static void plan_prefill(struct scheduler *s, struct group *group, struct plan *plan,
-                         struct flight *flight)
+/* The next slices of a prompt, while their work and that before them is not above `most`; at least
+ * one. */
+static void plan_slices(struct scheduler *s, struct prompt *prompt, double most, struct plan *plan,
+                        struct flight *flight)
 {
-    struct prompt *prompt = next_prompt(group);
-    struct job *job = prompt->job;
-    struct sequence *sequence = &job->sequences[0];
-    double most = work_in(group, prefill_ms(s, group, plan));
+    struct sequence *sequence = &prompt->job->sequences[0];
+    struct plan_advance *advance = &s->advances[plan->n_advance++];
+    struct reading *reading = &flight->readings[flight->n_readings++];
     struct slice slice = {0};
 
     if (!sequence->begin_plan) {
         plan_begin_prompt(s, prompt, plan);
     }
-    s->advance = (struct plan_advance){.slot = sequence->slot};
+    *advance = (struct plan_advance){.slot = sequence->slot};
+    *reading = (struct reading){.sequence = sequence};
     do {
         bool more = slices_next(&prompt->walk, &slice);
+        double work = slice_work(s->config.model, &slice);
         assert(more);
-        flight->work += slice_work(s->config.model, &slice);
-        s->advance.slices++;
-    } while (prompt->walk.next.end != 0 && s->advance.slices < PLAN_MAX_ADVANCE &&
+        reading->work += work;
+        flight->work += work;
+        advance->slices++;
+    } while (prompt->walk.next.end != 0 && advance->slices < PLAN_MAX_ADVANCE &&
              flight->work + slice_work(s->config.model, &prompt->walk.next) <= most);
-    plan->advance = &s->advance;
-    plan->n_advance = 1;
-    prompt->walked += flight->work;
-    flight->advanced = sequence;
-    flight->work_done = prompt->walked;
-    flight->layer = (uint32_t)slice.nth_layer;
-    flight->tokens_done = (uint32_t)slice.end;
-    if (prompt->walk.next.end != 0) {
-        return;
+    prompt->walked += reading->work;
+    reading->work_done = prompt->walked;
+    reading->layer = (uint32_t)slice.nth_layer;
+    reading->tokens_done = (uint32_t)slice.end;
+}
+
+/* Slices for the time there is: where a prompt ends before it, the next one begins. */
+static void plan_prefill(struct scheduler *s, struct group *group, struct plan *plan,
+                         struct flight *flight)
+{
+    double most = work_in(group, prefill_ms(s, group, plan));
+    struct prompt *prompt = next_prompt(group);
+
+    plan->advance = s->advances;
+    while (prompt) {
+        struct job *job = prompt->job;
+        plan_slices(s, prompt, most, plan, flight);
+        if (prompt->walk.next.end != 0) {
+            return;
+        }
+        flight->n_tokens += job->request->n_samples; /* the last slice chooses the first tokens */
+        plan_fork_samples(s, job, plan);
+        group_drop_prompt(group, job);
+        prompt = next_prompt(group);
+        if (prompt && flight->work + slice_work(s->config.model, &prompt->walk.next) > most) {
+            return;
+        }
     }
-    flight->n_tokens = job->request->n_samples; /* the last slice chooses the first tokens */
-    plan_fork_samples(s, job, plan);
-    group_drop_prompt(group, job);
 }
 
 static bool has_work(const struct scheduler *s, const struct group *group)
@@ -338,22 +354,35 @@ status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, 
     return sequence ? group_keep_pages(s, sequence->job, rank, &need) : STATUS_OK;
 }
 
-static void take_progress(struct scheduler *s, const struct flight *flight, double now)
+static void take_progress(struct scheduler *s, const struct reading *reading, double now)
 {
     struct job *job;
 
-    if (!flight->advanced) {
-        return;
-    }
-    job = flight->advanced->job;
+    job = reading->sequence->job;
     if (job->progress.phase != PHASE_PREFILL) {
         return;
     }
-    job->progress.layer = flight->layer;
-    job->progress.tokens_done = flight->tokens_done;
-    job->progress.fraction = (float)(flight->work_done / job->work);
+    job->progress.layer = reading->layer;
+    job->progress.tokens_done = reading->tokens_done;
+    job->progress.fraction = (float)(reading->work_done / job->work);
     if (now - job->reported_ms >= s->config.report_ms / 4) {
         job_report(s, job, now);
+    }
+}
+
+/* What a step took counts for each prompt that it read; the scoring by its part of the work. */
+static void take_readings(struct scheduler *s, const struct flight *flight,
+                          const struct step_result *result, double now)
+{
+    for (uint32_t i = 0; i < flight->n_readings; i++) {
+        const struct reading *reading = &flight->readings[i];
+        if (!reading->sequence) {
+            continue;
+        }
+        take_progress(s, reading, now);
+        reading->sequence->collective_ms += result->collective_ms;
+        reading->sequence->scoring_ms += result->scoring_ms * reading->work / flight->work;
+        reading->sequence->beside_ms += result->decode_ms;
     }
 }
 
@@ -396,15 +425,10 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
         return st;
     }
     flight = *flight_of(s, group, result->number);
-    flight_of(s, group, result->number)->advanced = NULL;
+    flight_of(s, group, result->number)->n_readings = 0;
     group->n_flights--;
     measure(group, &flight, result);
-    take_progress(s, &flight, now);
-    if (flight.advanced) {
-        flight.advanced->collective_ms += result->collective_ms;
-        flight.advanced->scoring_ms += result->scoring_ms;
-        flight.advanced->beside_ms += result->decode_ms;
-    }
+    take_readings(s, &flight, result, now);
     for (uint32_t i = 0; i < result->n_tokens; i++) {
         const struct result_token *token = &result->tokens[i];
         struct sequence *sequence = find_sequence(group, token->slot, result->number);
@@ -419,7 +443,8 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
         if (sequence->got == 0 && sequence->sample > 0) { /* the first one's prompt is its own */
             sequence->collective_ms = sequence->job->sequences[0].collective_ms;
             sequence->scoring_ms = sequence->job->sequences[0].scoring_ms;
-        } else if (sequence != flight.advanced) {
+            sequence->beside_ms = sequence->job->sequences[0].beside_ms;
+        } else if (sequence->got > 0) { /* else its reading has counted it */
             sequence->collective_ms += result->collective_ms;
         }
         take_token(s, sequence, token, now);

@@ -70,12 +70,19 @@ struct prompt {
     double walked;      /* work of the slices taken from walk */
 };
 
+/* A prompt that a plan reads on. */
+struct reading {
+    struct sequence *sequence; /* NULL: ended since */
+    double work;               /* of its slices */
+    double work_done;          /* of the whole prefill, once they are done */
+    uint32_t layer, tokens_done;
+};
+
 /* A plan whose result is not back. */
 struct flight {
-    struct sequence *advanced; /* NULL: none, or ended since */
-    double work;               /* of its slices */
-    double work_done;          /* of the whole prefill, once it is done */
-    uint32_t layer, tokens_done;
+    struct reading readings[PLAN_MAX_PROMPTS];
+    uint32_t n_readings;
+    double work;       /* of all slices */
     uint32_t n_tokens; /* that the result must have */
     bool decodes;
 };
@@ -136,8 +143,8 @@ struct scheduler {
     uint32_t page_rows;  /* 0: no group was ready yet */
     double next_report_ms;
     /* Behind the arrays of the plan last given out: */
-    struct plan_begin begins[REQUEST_MAX_SAMPLES];
-    struct plan_advance advance;
+    struct plan_begin begins[PLAN_MAX_PROMPTS * REQUEST_MAX_SAMPLES];
+    struct plan_advance advances[PLAN_MAX_PROMPTS];
     uint32_t decode[PLAN_MAX_DECODE];
     uint32_t release[PLAN_MAX_SLOTS];
 };

@@ -103,19 +103,20 @@ def measure(options):
              "--kv-memory", "1G", "--log-level", "warn"]
     rounds, answers = [], {}
     with Service(MODELS / "stories260k", workers=1, dtype="float32", options=flags) as service:
-        pid = service.process.pid
+        pid, worker = service.process.pid, service.workers()[0]
         for number in range(options.rounds):
             new = options.new if number % 2 else max(1, options.new // 8)
             requests = [make_request(i, new) for i in range(options.streams)]
-            cpu, begin = cpu_seconds(pid), time.monotonic()
+            cpu, begin = [cpu_seconds(p) for p in (pid, worker)], time.monotonic()
             tokens, most = asyncio.run(run_round(service, requests, options.timeout))
             answers[new] = answers.get(new, tokens)
             assert answers[new] == tokens, "a round gave other tokens than the one before"
             rounds.append({"requests": len(requests), "new": new, "tokens": sum(map(len, tokens)),
-                           "wall_s": time.monotonic() - begin, "cpu_s": cpu_seconds(pid) - cpu,
+                           "wall_s": time.monotonic() - begin, "cpu_s": cpu_seconds(pid) - cpu[0],
+                           "worker_cpu_s": cpu_seconds(worker) - cpu[1],
                            "rss_mib": resident_mib(pid), "running_at_most": most})
             print("{requests} streams of {new} tokens: {wall_s:.1f} s, at most {running_at_most} at "
-                  "once; coordinator {cpu_s:.2f} s of CPU, {rss_mib:.1f} MiB".format(**rounds[-1]))
+                  "once; worker {worker_cpu_s:.1f} s of CPU, coordinator {cpu_s:.2f} s, {rss_mib:.1f} MiB".format(**rounds[-1]))
         step = max(1, options.streams // options.sample)
         checked = range(0, options.streams, step)
         for i in checked:

@@ -65,13 +65,18 @@ struct sim_slot {
     struct method_params params;
 };
 
+/* A prompt ended: its slot needs so many pages from now on. */
+struct sim_choice {
+    uint32_t slot, rest[RANKS], shared[RANKS];
+};
+
 struct sim_step {
     uint64_t number;
     uint32_t n_tokens, room;
     struct result_token *tokens; /* kept from step to step */
     double ms, decode_ms;
-    bool chosen; /* a prompt ended: `slot` needs `rest` pages from now on */
-    uint32_t slot, rest[RANKS], shared[RANKS];
+    struct sim_choice choices[PLAN_MAX_PROMPTS];
+    uint32_t n_choices;
 };
 
 struct sim_group {
@@ -438,15 +443,15 @@ static void fake_token(struct sim_group *group, struct sim_step *step, uint32_t 
 static void fake_choice(struct sim_group *group, struct sim_step *step, uint32_t index)
 {
     struct sim_slot *slot = &group->slots[index];
+    struct sim_choice *choice = &step->choices[step->n_choices++];
 
     slot->decoding = true;
-    step->chosen = true;
-    step->slot = index;
+    choice->slot = index;
     for (int rank = 0; rank < RANKS; rank++) {
         group->used[rank] -= slot->pages[rank] - slot->rest[rank];
-        slot->pages[rank] = step->rest[rank] = slot->rest[rank];
+        slot->pages[rank] = choice->rest[rank] = slot->rest[rank];
         slot->own[rank] = slot->own[rank] < slot->rest[rank] ? slot->own[rank] : slot->rest[rank];
-        step->shared[rank] = slot->rest[rank] - slot->own[rank];
+        choice->shared[rank] = slot->rest[rank] - slot->own[rank];
     }
     fake_token(group, step, index);
 }
@@ -511,7 +516,8 @@ static void execute(struct simulation *sim, uint32_t index, const struct plan *p
 
     CHECK(group->alive && plan->epoch == group->epoch && plan->number == group->expected);
     CHECK(group->n_steps <= (sim->config.look_ahead ? sim->config.look_ahead : 2));
-    CHECK(plan->n_begin <= TRAFFIC_MAX_SAMPLES && plan->n_advance <= 1);
+    CHECK(plan->n_begin <= PLAN_MAX_PROMPTS * TRAFFIC_MAX_SAMPLES);
+    CHECK(plan->n_advance <= PLAN_MAX_PROMPTS);
     CHECK(plan->n_release + plan->n_begin + plan->n_advance + plan->n_decode > 0);
     group->expected++;
     *step = (struct sim_step){
@@ -592,9 +598,11 @@ static void step_done(struct simulation *sim, uint32_t index)
     group->n_steps--;
     memmove(&group->steps[0], &group->steps[1], group->n_steps * sizeof(struct sim_step));
     group->steps[group->n_steps] = step; /* its memory is used again */
-    for (int rank = 0; step.chosen && rank < RANKS; rank++) {
-        CHECK_OK(scheduler_keep_pages(sim->scheduler, index, step.slot, step.number, rank,
-                                      step.rest[rank], step.shared[rank]));
+    for (uint32_t i = 0; i < step.n_choices * RANKS; i++) {
+        const struct sim_choice *choice = &step.choices[i / RANKS];
+        int rank = (int)(i % RANKS);
+        CHECK_OK(scheduler_keep_pages(sim->scheduler, index, choice->slot, step.number, rank,
+                                      choice->rest[rank], choice->shared[rank]));
     }
     if (group->n_steps) {
         schedule(sim, group->steps[0].ms, STEP_DONE, index, group->epoch);

@@ -287,6 +287,44 @@ static void test_tokens_past_a_stop_are_dropped_and_the_slot_is_released(void **
     scheduler_close(scheduler);
 }
 
+/* Once the speed is known: a plan is full, whoever it reads for. */
+static void test_short_prompts_share_a_plan(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    struct request requests[4] = {make(1, 10, 1), make(2, 10, 1), make(3, 10, 1), make(4, 10, 1)};
+    struct result_token tokens[3];
+    struct step_result result = {.tokens = tokens, .compute_ms = 1};
+    struct seen seen[4];
+    struct plan plan;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &requests[0], &seen[0], &retry));
+    for (result.number = 1; !seen[0].ended; result.number++) {
+        plan = next(scheduler);
+        CHECK(plan.n_advance == 1 && plan.advance[0].slices == (result.number == 1 ? 1 : 4));
+        result.n_tokens = result.number == 2;
+        tokens[0] = (struct result_token){.slot = plan.advance[0].slot, .id = 3};
+        CHECK_OK(scheduler_result(scheduler, 0, &result, 2));
+    }
+    CHECK(next(scheduler).n_release == 1);
+    for (int i = 1; i < 4; i++) {
+        CHECK_OK(submit(scheduler, &requests[i], &seen[i], &retry));
+    }
+    result.n_tokens = 0;
+    CHECK_OK(scheduler_result(scheduler, 0, &result, 3));
+    plan = next(scheduler);
+    CHECK(plan.n_begin == 3 && plan.n_advance == 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        CHECK(plan.advance[i].slices == 5);
+        tokens[result.n_tokens++] = (struct result_token){.slot = plan.advance[i].slot, .id = 3};
+    }
+    result.number++;
+    CHECK_OK(scheduler_result(scheduler, 0, &result, 4));
+    CHECK(seen[1].ended && seen[2].ended && seen[3].ended);
+    scheduler_close(scheduler);
+}
+
 /* ADAKV's worst case is a bound: when the choice is made, the rest is free for others. */
 static void test_pages_that_a_choice_left_over_are_given_back_at_once(void **state)
 {
@@ -797,6 +835,7 @@ int main(void)
         cmocka_unit_test(test_heads_that_differ_are_counted_rank_by_rank),
         cmocka_unit_test(test_a_full_queue_refuses_by_requests_and_by_tokens),
         cmocka_unit_test(test_tokens_past_a_stop_are_dropped_and_the_slot_is_released),
+        cmocka_unit_test(test_short_prompts_share_a_plan),
         cmocka_unit_test(test_pages_that_a_choice_left_over_are_given_back_at_once),
         cmocka_unit_test(test_samples_share_the_pages_of_their_prompt),
         cmocka_unit_test(test_late_tokens_of_a_reused_slot_go_to_nobody),
