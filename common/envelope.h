@@ -20,6 +20,7 @@ enum worker_field {
     WORKER_RESULT = 4,
     WORKER_BEAT = 5,
     WORKER_FAULT = 6,
+    WORKER_BYE = 7,
 };
 enum coordinator_field {
     COORDINATOR_ASSIGN = 1,

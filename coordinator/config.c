@@ -70,6 +70,11 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
          "compare every choice of tokens across ranks", 0, 0},
         {"config", OPTION_STRING, &raw->config_file, "FILE", "more options, \"name = value\"", 0,
          0},
+        {"drain-window-ms", OPTION_INT, &out->drain_window_ms, "N",
+         "after SIGTERM: new requests are accepted still, while health says NOT_SERVING", 0,
+         CONFIG_MAX_DRAIN_MS},
+        {"drain-timeout-ms", OPTION_INT, &out->drain_timeout_ms, "N",
+         "then: for running requests to end; 0: they fail at once", 0, CONFIG_MAX_DRAIN_MS},
         {"http", OPTION_STRING, &out->http, "HOST:PORT",
          "serve metrics and health over HTTP; port 0: any; default: not", 0, 0},
         {"health-listen", OPTION_STRING, &out->health_listen, "HOST:PORT",
@@ -234,6 +239,8 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
                            .device = "cpu",
                            .http = "",
                            .health_listen = "",
+                           .drain_window_ms = 1000,
+                           .drain_timeout_ms = 25000,
                            .reflection = true};
     struct options options = {
         .program = "winnow-coordinator",

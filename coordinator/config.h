@@ -14,6 +14,7 @@ enum config_limits {
     CONFIG_MAX_QUEUE_REQUESTS = 65536,
     CONFIG_MAX_QUEUE_TOKENS = 1 << 30,
     CONFIG_MAX_THREADS = 1024,
+    CONFIG_MAX_DRAIN_MS = 86400000,
 };
 
 struct config {
@@ -40,6 +41,8 @@ struct config {
     uint32_t queue_requests;
     uint64_t queue_tokens;
     double itl_target_ms;
+    int64_t drain_window_ms;
+    int64_t drain_timeout_ms;
     int heartbeat_timeout_ms;
     int reform_timeout_ms;
     enum method method;

@@ -48,6 +48,7 @@ struct core {
     bool draining, closing;
     double drain_deadline_ms;
     double next_count_ms;
+    double progress_ms;
     struct drain drains[MAX_DRAINS];
     int n_drains;
     struct ask asks[MAX_STATUSES]; /* oldest first */
@@ -282,10 +283,13 @@ static void check_drain(struct core *core)
     }
 }
 
-static void count_queue(struct core *core)
+static void look_at_queue(struct core *core)
 {
     struct scheduler_counts counts = scheduler_counts(core->scheduler);
 
+    if (counts.running == 0) {
+        core->progress_ms = core->now;
+    }
     meters_queue(core->config->meters, &(struct meters_queue){
                                            .queued = counts.queued,
                                            .running = counts.running,
@@ -395,7 +399,7 @@ static void settle(struct core *core)
         send_plans(core);
     }
     check_drain(core);
-    count_queue(core);
+    look_at_queue(core);
     tell_ready(core);
     answer_asks(core);
 }
@@ -569,6 +573,7 @@ static status take_step(struct core *core, uint32_t group, const struct step_res
         take_logits(core, group, rank, &ranks[rank]);
     }
     core->steps++;
+    core->progress_ms = core->now;
     meters_step(core->config->meters, group, ranks);
     return scheduler_result(core->scheduler, group, &ranks[0], core->now);
 }
@@ -631,6 +636,7 @@ static void take_epoch_message(struct core *core, struct fleet_worker *worker,
         break;
     case MESSAGE_HELLO:
     case MESSAGE_BEAT:
+    case MESSAGE_BYE:
         break;
     }
 }
@@ -646,7 +652,10 @@ static status take_message(struct core *core, struct dispatch_peer *peer,
     if (!worker) {
         return STATUS_OK; /* refused or dismissed, and its stream is about to end */
     }
-    if (message->kind == MESSAGE_BEAT) {
+    if (message->kind == MESSAGE_BYE) {
+        dispatch_set_worker(peer, NULL);
+        fleet_gone(core->fleet, worker, "was told to stop", core->now);
+    } else if (message->kind == MESSAGE_BEAT) {
         fleet_beat(core->fleet, worker, &message->beat, core->now);
     } else if (fleet_heard(core->fleet, worker, message->epoch, core->now)) {
         take_epoch_message(core, worker, message);
@@ -727,6 +736,11 @@ uint64_t core_steps(const struct core *core)
     return core->steps;
 }
 
+double core_progress_ms(const struct core *core)
+{
+    return core->progress_ms;
+}
+
 bool core_was_ready(const struct core *core)
 {
     return core->was_ready;
@@ -786,6 +800,7 @@ status core_open(struct core **out, const struct service_config *config,
     core->config = config;
     core->sink = *sink;
     core->opened_ms = now;
+    core->progress_ms = now;
     core->splits = calloc(ranks + 1, sizeof(struct split));
     core->peers = calloc(ranks + 1, sizeof(struct dispatch_peer *));
     if (!core->splits || !core->peers) {

@@ -44,6 +44,7 @@ void core_status(struct core *core,
                  double now);
 
 uint64_t core_steps(const struct core *core);         /* results that were complete */
+double core_progress_ms(const struct core *core);     /* when the last ended, or nothing ran */
 bool core_was_ready(const struct core *core);         /* ever */
 const char *core_last_fault(const struct core *core); /* "" or a worker's last sentence */
 

@@ -363,6 +363,7 @@ status worker_message_open(struct worker_message *out, const uint8_t *data, size
         [WORKER_HELLO] = MESSAGE_HELLO, [WORKER_READY] = MESSAGE_READY,
         [WORKER_STORE] = MESSAGE_STORE, [WORKER_RESULT] = MESSAGE_RESULT,
         [WORKER_BEAT] = MESSAGE_BEAT,   [WORKER_FAULT] = MESSAGE_FAULT,
+        [WORKER_BYE] = MESSAGE_BYE,
     };
     const uint8_t *payload;
     size_t n;
@@ -373,7 +374,7 @@ status worker_message_open(struct worker_message *out, const uint8_t *data, size
     if (st) {
         return st;
     }
-    if (field < WORKER_HELLO || field > WORKER_FAULT) {
+    if (field < WORKER_HELLO || field > WORKER_BYE) {
         return status_fail(STATUS_INVALID, "a worker's message of unknown kind %d", field);
     }
     out->kind = kinds[field];
@@ -388,6 +389,8 @@ status worker_message_open(struct worker_message *out, const uint8_t *data, size
         return open_beat(out, payload, n);
     case MESSAGE_FAULT:
         return open_fault(out, payload, n);
+    case MESSAGE_BYE:
+        return STATUS_OK;
     case MESSAGE_RESULT:
         break;
     }

@@ -61,11 +61,12 @@ enum worker_message_kind {
     MESSAGE_RESULT,
     MESSAGE_BEAT,
     MESSAGE_FAULT,
+    MESSAGE_BYE,
 };
 
 struct worker_message {
     enum worker_message_kind kind;
-    uint64_t epoch; /* of all but a hello */
+    uint64_t epoch; /* of all but a hello and a bye */
     struct fleet_hello hello;
     struct fleet_ready ready;
     struct fleet_beat beat;

@@ -8,13 +8,12 @@
 #include "coordinator/callers.h"
 #include "coordinator/config.h"
 #include "coordinator/control.h"
+#include "coordinator/ending.h"
 #include "coordinator/frontend.h"
 #include "coordinator/meters.h"
 #include "coordinator/reflection.h"
 
 #include <errno.h>
-#include <semaphore.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +21,6 @@
 
 enum {
     COMPLETION_THREADS = 2,
-    GRACE_MS = 3000,      /* for running requests, once asked to stop; then they fail */
     LAST_WORDS_MS = 1000, /* for what they are told to reach their clients */
     MAX_PATH = 4096,
     MAX_HANDLERS = FRONTEND_HANDLERS + CONTROL_HANDLERS + HEALTH_HANDLERS + REFLECTION_HANDLERS,
@@ -46,36 +44,6 @@ struct coordinator {
     struct rpc_handler handlers[MAX_HANDLERS];
     struct rpc_server *server;
 };
-
-static sem_t stop_asked;
-static sem_t drained;
-static struct failure hopeless; /* written before stop_asked is posted for it */
-
-static void on_signal(int number)
-{
-    (void)number;
-    sem_post(&stop_asked);
-}
-
-/* The local workers will never serve: the program ends and says why. */
-static void on_hopeless(const struct failure *failure, void *context)
-{
-    (void)context;
-    hopeless = *failure;
-    sem_post(&stop_asked);
-}
-
-static void watch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal};
-
-    sem_init(&stop_asked, 0, 0);
-    sem_init(&drained, 0, 0);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    action.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &action, NULL);
-}
 
 static status load_tokenizer(struct coordinator *it)
 {
@@ -161,7 +129,7 @@ static status open_service(struct coordinator *it)
         .secret_file = config->secret_file,
         .meters = it->meters,
         .on_ready = health_set_ready,
-        .on_hopeless = on_hopeless,
+        .on_hopeless = ending_give_up,
         .context = it->health,
     };
 
@@ -304,28 +272,15 @@ static status open_all(struct coordinator *it)
     return st ? st : start_server(it);
 }
 
-static void on_drained(uint32_t unfinished, void *context)
-{
-    (void)context;
-    if (unfinished) {
-        log_warn("coordinator: stopped unfinished=%u", unfinished);
-    }
-    sem_post(&drained);
-}
-
-/* New requests are refused; running ones may end, or are told that this server goes away. */
-static void drain(struct coordinator *it)
-{
-    service_drain(it->service, GRACE_MS, on_drained, NULL);
-    while (sem_wait(&drained) != 0) {
-        /* another signal came in between */
-    }
-}
-
 static void close_all(struct coordinator *it)
 {
+    const struct ending ending = {.health = it->health,
+                                  .service = it->service,
+                                  .window_ms = it->config.drain_window_ms,
+                                  .drain_ms = it->config.drain_timeout_ms};
+
     if (it->server) {
-        drain(it);
+        ending_drain(&ending);
     }
     health_stop(it->health);
     rpc_server_stop(it->server, LAST_WORDS_MS);
@@ -369,11 +324,8 @@ static status run(struct coordinator *it)
     if (!st) {
         st = say_where(it);
     }
-    while (!st && sem_wait(&stop_asked) != 0) {
-        /* another signal came in between */
-    }
-    if (!st && hopeless.code) {
-        st = status_fail(hopeless.code, "%s", hopeless.text);
+    if (!st) {
+        st = ending_await();
     }
     struct failure failure;
     status_save(&failure, st);
@@ -394,7 +346,7 @@ int main(int argc, char **argv)
         return 0;
     }
     log_init("winnow-coordinator", it.config.log_level, it.config.log_json);
-    watch_signals();
+    ending_watch_signals();
     rpc_init();
     status st = run(&it);
     rpc_fini();

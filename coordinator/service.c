@@ -66,7 +66,7 @@ struct service {
     bool hopeless;
     atomic_bool ready, draining;
     atomic_uint_fast64_t steps, next_handle;
-    atomic_int_fast64_t looked_ms;
+    atomic_int_fast64_t looked_ms, progress_ms;
     struct callers *callers;     /* workers that may join */
     pthread_mutex_t names_mutex; /* guards names */
     struct table names;
@@ -410,6 +410,7 @@ static void *run(void *context)
         int64_t wait = (int64_t)(next_tick - now) + 1;
         handle_all(service, inbox_take_all(&service->inbox, wait), &running);
         atomic_store(&service->steps, core_steps(service->core));
+        atomic_store(&service->progress_ms, (int64_t)core_progress_ms(service->core));
     }
     core_fail_all(service->core, &failure, service_now());
     local_close(service->local); /* by the thread that started them */
@@ -431,7 +432,11 @@ uint64_t service_steps(const struct service *service)
 
 bool service_is_alive(const struct service *service)
 {
-    return service_now_ms() - atomic_load(&service->looked_ms) < ALIVE_MS;
+    int64_t now = service_now_ms();
+    int stall_ms = service->config.stall_ms ? service->config.stall_ms : SERVICE_STALL_MS;
+
+    return now - atomic_load(&service->looked_ms) < ALIVE_MS &&
+           now - atomic_load(&service->progress_ms) < stall_ms;
 }
 
 int service_worker_port(const struct service *service)
@@ -519,6 +524,7 @@ status service_open(struct service **out, const struct service_config *config)
     service->config = *config;
     atomic_store(&service->next_handle, 1);
     atomic_store(&service->looked_ms, service_now_ms());
+    atomic_store(&service->progress_ms, service_now_ms());
     pthread_mutex_init(&service->names_mutex, NULL);
     st = inbox_init(&service->inbox, SERVICE_MAX_INBOX);
     if (!st) {

@@ -23,6 +23,7 @@ enum service_limits {
     SERVICE_PROGRESS_MS = 400,     /* between two Progress events of a request, at most */
     SERVICE_TICK_MS = 50,          /* deadlines, heartbeats and restarts are looked at */
     SERVICE_RETRY_AFTER_MS = 1000, /* told to a client that met a full queue */
+    SERVICE_STALL_MS = 60000,      /* with work and without the end of a step: not alive */
     SERVICE_TEXT = 128,            /* bytes of a name or address in a status */
 };
 
@@ -57,6 +58,7 @@ struct service_config {
     int reform_timeout_ms;     /* requests wait so long for a lost group; 0: the scheduler's */
     struct service_local local;
     struct meters *meters; /* NULL: nothing is counted */
+    int stall_ms;          /* 0: SERVICE_STALL_MS */
     /* At least one group is ready and the service is not draining.  Called at every change. */
     void (*on_ready)(bool ready, void *context);
     /* A local worker cannot serve (its model is broken, say) and no group was ever ready: the
@@ -98,7 +100,8 @@ bool service_abort(struct service *service, const char *caller, const char *requ
 bool service_is_ready(const struct service *service);
 /* Moves whenever the service thread looked around; with work, whenever a step ended.  */
 uint64_t service_steps(const struct service *service);
-bool service_is_alive(const struct service *service); /* progress within a bounded time */
+/* The service thread looks around, and while requests run, steps end within stall_ms. */
+bool service_is_alive(const struct service *service);
 
 /* No new requests; readiness goes off.  `reply` comes when all have ended, or after timeout_ms,
  * when the rest has been failed with UNAVAILABLE; `unfinished` is how many those were. */

@@ -503,6 +503,22 @@ static void send_beat(struct link *link)
     send_message(link, WORKER_BEAT, &beat.base);
 }
 
+/* The coordinator ends the stream when it has read it to the end. */
+static void await_end(struct link *link)
+{
+    struct timespec until = in_ms(LINK_BYE_MS);
+    bool late = false;
+
+    pthread_mutex_lock(&link->mutex);
+    if (link->stream) {
+        rpc_stream_half_close(link->stream);
+    }
+    while (link->stream && !late) {
+        late = pthread_cond_timedwait(&link->changed, &link->mutex, &until) == ETIMEDOUT;
+    }
+    pthread_mutex_unlock(&link->mutex);
+}
+
 static bool is_connected(struct link *link)
 {
     pthread_mutex_lock(&link->mutex);
@@ -514,6 +530,7 @@ static bool is_connected(struct link *link)
 static void *keep(void *argument)
 {
     struct link *link = argument;
+    const Winnow__V1__WorkerBye bye = WINNOW__V1__WORKER_BYE__INIT;
     int backoff_ms = LINK_BACKOFF_MS;
 
     while (!atomic_load(&link->stopping)) {
@@ -531,6 +548,8 @@ static void *keep(void *argument)
         while (sem_timedwait(&link->wake, &until) != 0 && errno == EINTR) {
         }
     }
+    /* First of all, or the coordinator hears of what follows from it and blames others. */
+    send_message(link, WORKER_BYE, &bye.base);
     /* A signal handler may not lock: the keeper tells the engine thread in its stead. */
     pthread_mutex_lock(&link->mutex);
     link->left = true;
@@ -539,6 +558,7 @@ static void *keep(void *argument)
     }
     pthread_cond_broadcast(&link->changed);
     pthread_mutex_unlock(&link->mutex);
+    await_end(link);
     return NULL;
 }
 

@@ -27,6 +27,7 @@ enum link_limits {
     LINK_BEAT_MS = 500,       /* between heartbeats */
     LINK_BACKOFF_MS = 100,    /* before the first try to come back; doubles */
     LINK_MAX_BACKOFF_MS = 3000,
+    LINK_BYE_MS = 1000,            /* for the coordinator to take note that a worker leaves */
     LINK_STORE_TIMEOUT_MS = 30000, /* for a key of the rendezvous */
 };
 
@@ -77,7 +78,7 @@ struct link;
 status link_open(struct link **out, const struct link_config *config);
 void link_close(struct link *link); /* NULL is fine */
 
-/* Async-signal-safe: link_next() returns LINK_STOP from now on. */
+/* Async-signal-safe: link_next() returns LINK_STOP from now on, and the coordinator is told. */
 void link_stop(struct link *link);
 
 /* Waits for the next event. */

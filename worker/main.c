@@ -7,16 +7,23 @@
 #include "worker/vitals.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
-static struct link *running; /* for the signal handler */
+/* For the signal handler. */
+static struct link *running;
+static atomic_bool asked;
 
+/* The second time, whatever is being computed stays as it is. */
 static void on_signal(int number)
 {
     (void)number;
+    if (atomic_exchange(&asked, true)) {
+        _exit(EXIT_FAILURE);
+    }
     link_stop(running);
 }
 

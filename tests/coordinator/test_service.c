@@ -477,6 +477,56 @@ static void test_a_lost_rank_fails_who_has_a_token_and_a_new_one_serves_again(vo
     unlock();
 }
 
+static void test_a_rank_that_says_bye_is_named_as_told_to_stop(void **state)
+{
+    const Winnow__V1__WorkerBye bye = WINNOW__V1__WORKER_BYE__INIT;
+    struct stage *stage = *state;
+    struct seen seen;
+
+    join_two(stage);
+    CHECK_OK(service_submit_take(stage->service, make(stage->service, &seen, 500, 9000, "")));
+    lock();
+    CHECK(wait_for(&seen.tokens, 1));
+    send_message(by_rank(stage, 1), WORKER_BYE, &bye.base);
+    CHECK(wait_for(&seen.ended, 1));
+    CHECK(seen.failure.code == STATUS_UNAVAILABLE);
+    CHECK(strstr(seen.failure.text, "rank 1 of group 0 (played, process 4) was told to stop"));
+    unlock();
+}
+
+static void test_a_service_whose_steps_do_not_end_is_not_alive(void **state)
+{
+    struct service_config config = config_of();
+    struct stage stage = {0};
+    struct seen seen;
+
+    (void)state;
+    ready_count = 0;
+    config.stall_ms = 200;
+    CHECK_OK(service_open(&stage.service, &config));
+    join_two(&stage);
+    lock();
+    stage.players[0].hold = stage.players[1].hold = true;
+    unlock();
+    double idle = service_now();
+    while (service_now() - idle < 2 * config.stall_ms) {
+        CHECK(service_is_alive(stage.service)); /* there is nothing to do */
+    }
+    CHECK_OK(service_submit_take(stage.service, make(stage.service, &seen, 500, 9, "r")));
+    lock();
+    CHECK(wait_for(&stage.players[0].plans, 1));
+    unlock();
+    double begin = service_now();
+    while (service_is_alive(stage.service)) {
+        CHECK(service_now() - begin < WAIT_MS);
+    }
+    CHECK(service_abort(stage.service, "", "r"));
+    while (!service_is_alive(stage.service)) {
+        CHECK(service_now() - begin < 2 * WAIT_MS); /* nothing runs, so nothing is overdue */
+    }
+    close_stage((void *[]){&stage});
+}
+
 static void test_a_cancel_in_prefill_ends_the_request_at_once(void **state)
 {
     struct stage *stage = *state;
@@ -679,6 +729,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             test_a_lost_rank_fails_who_has_a_token_and_a_new_one_serves_again, open_stage,
             close_stage),
+        cmocka_unit_test_setup_teardown(test_a_rank_that_says_bye_is_named_as_told_to_stop,
+                                        open_stage, close_stage),
+        cmocka_unit_test(test_a_service_whose_steps_do_not_end_is_not_alive),
         cmocka_unit_test_setup_teardown(test_a_cancel_in_prefill_ends_the_request_at_once,
                                         open_stage, close_stage),
         cmocka_unit_test_setup_teardown(test_a_request_id_is_its_callers_own, open_stage,

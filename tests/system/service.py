@@ -204,7 +204,9 @@ class Service(Client):
         if dtype:
             self.command += ["--dtype", dtype]
         self.wait = wait
-        self.env = {**os.environ, **(env or {})}
+        # a stop that waits for nobody, unless a test is about just that
+        self.env = {**os.environ, "WINNOW_DRAIN_WINDOW_MS": "0", "WINNOW_DRAIN_TIMEOUT_MS": "3000",
+                    **(env or {})}
         self.process = None
         self.log = tempfile.TemporaryFile(mode="w+", prefix="winnow-log-")
 

@@ -56,6 +56,12 @@ static void on_message(struct rpc_call *call, const uint8_t *data, size_t bytes,
     pthread_mutex_unlock(&c->mutex);
 }
 
+static void on_half_close(struct rpc_call *call, void *context)
+{
+    (void)context;
+    rpc_call_finish(call, STATUS_OK, "", NULL, 0);
+}
+
 static void start(struct coordinator *c, int port)
 {
     char listen[64];
@@ -63,6 +69,7 @@ static void start(struct coordinator *c, int port)
     snprintf(listen, sizeof(listen), "127.0.0.1:%d", port);
     c->handler = (struct rpc_handler){.path = "/winnow.v1.Fleet/Join",
                                       .on_message = on_message,
+                                      .on_half_close = on_half_close,
                                       .client_streaming = true,
                                       .context = c};
     const struct rpc_server_config config = {
@@ -287,15 +294,17 @@ static void test_a_worker_comes_back_to_a_new_coordinator(void **state)
     end(&c, link);
 }
 
-static void test_a_stopped_link_frees_its_reader(void **state)
+static void test_a_stopped_link_says_bye_and_frees_its_reader(void **state)
 {
     struct coordinator c;
     struct link *link;
 
     (void)state;
     begin(&c, &link);
+    expect(&c, 0, WORKER_HELLO);
     link_stop(link);
     next(link, LINK_STOP);
+    expect(&c, 1, WORKER_BYE);
     end(&c, link);
 }
 
@@ -306,7 +315,7 @@ int main(void)
         cmocka_unit_test(test_leaving_drops_plans_that_wait),
         cmocka_unit_test(test_keys_of_the_rendezvous_are_relayed),
         cmocka_unit_test(test_a_worker_comes_back_to_a_new_coordinator),
-        cmocka_unit_test(test_a_stopped_link_frees_its_reader),
+        cmocka_unit_test(test_a_stopped_link_says_bye_and_frees_its_reader),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
