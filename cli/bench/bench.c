@@ -15,6 +15,7 @@ static const char usage[] =
     "  e2e          time of a whole answer, by method and length\n"
     "  throughput   speed of decoding, by method and length\n"
     "  compare      two results, figure by figure\n"
+    "  report       results as one page with plots\n"
     "\n"
     "winnow bench COMMAND --help lists a command's options; docs/benchmarking.md is the guide.\n";
 
@@ -26,7 +27,7 @@ int bench_main(int argc, char **argv)
     } commands[] = {
         {"serve", serve_main},     {"prefill", sweep_prefill_main},
         {"e2e", sweep_e2e_main},   {"throughput", sweep_throughput_main},
-        {"compare", compare_main},
+        {"compare", compare_main}, {"report", report_main},
     };
     const char *name = argc > 1 ? argv[1] : "";
 
