@@ -108,6 +108,7 @@ if ! make_venv; then
 fi
 if [ -n "$tests" ]; then
     get_deploy_tools || say "the tools that check deploy/ cannot be fetched: going on without"
+    get_packages_of cuda_build || say "nvdisasm cannot be fetched: what nvcc builds is not looked at"
     get_packages_of evals || say "the packages of the evaluations cannot be fetched: going on without"
 fi
 build_preset release build
