@@ -57,14 +57,30 @@ def test_a_stopped_worker(local, phase):
     assert before[1] not in after and before[0] in after
 
 
-def test_a_coordinator_that_is_stopped_for_a_while_loses_nothing(local):
-    call = start_in(local, "decode")
-    os.kill(local.process.pid, signal.SIGSTOP)
-    time.sleep(DETECTED_S)
-    os.kill(local.process.pid, signal.SIGCONT)
-    assert len(call.completes()) == 1500
+@pytest.mark.parametrize("phase", ONE_PHASE)
+def test_a_coordinator_that_is_stopped_for_a_while_loses_nothing(local, phase):
+    call = start_in(local, phase)
+    stop_for(local, DETECTED_S)
+    assert len(call.completes()) == (8 if phase == "prefill" else 1500)
     serves_right(local)
     assert "stood still for" in local.log_text()
+
+
+@pytest.mark.skipif(not ALL, reason="takes half a minute: tests/run.sh --all")
+def test_workers_leave_a_coordinator_that_is_stopped_for_long(local):
+    """They get no answer to their pings, and come back with their weights when it goes on."""
+    call = start_in(local, "decode")
+    workers = local.workers()
+    stop_for(local, 20)
+    assert "closed its connection" in call.fails(timeout=10)
+    serves_right(local)
+    assert local.workers() == workers
+
+
+def stop_for(service, seconds):
+    os.kill(service.process.pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(service.process.pid, signal.SIGCONT)
 
 
 def test_other_groups_do_not_notice(needle_cases):
