@@ -20,7 +20,7 @@ VERSION = "1.34"
 OVERLAYS = sorted(p.parent for p in KUBERNETES.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(p.parent for p in KUBERNETES.glob("components/*/kustomization.yaml"))
 # which overlay a component is for, where it is not for all
-ONLY = {"keda": ["gpu-multi-node"]}
+ONLY = {"keda": ["gpu-multi-node"], "worker-tls": ["cpu", "gpu-multi-node", "statefulset"]}
 COMBINED = [(o, c) for o in OVERLAYS for c in COMPONENTS if o.name in ONLY.get(c.name, [o.name])]
 
 
