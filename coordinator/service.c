@@ -60,7 +60,7 @@ struct service {
     struct inbox inbox;
     struct core *core;
     struct dispatch *dispatch;
-    struct local *local; /* NULL: none */
+    struct children *local; /* NULL: none */
     pthread_t thread;
     bool thread_runs;
     bool hopeless;
@@ -307,7 +307,7 @@ static void on_silent(void *context, uint32_t process)
     const struct service *service = context;
 
     if (service->local) {
-        local_kill(service->local, process);
+        children_kill(service->local, process);
     }
 }
 
@@ -317,7 +317,7 @@ static void handle_gone(struct service *service, struct dispatch_peer *peer, dou
     char cause[128] = "closed its connection";
 
     if (worker && service->local &&
-        local_cause(service->local, fleet_worker_process(worker), cause, sizeof(cause), now)) {
+        children_cause(service->local, fleet_worker_process(worker), cause, sizeof(cause), now)) {
         log_debug("service: a local worker %s", cause);
     }
     core_gone_take(service->core, peer, cause, now);
@@ -377,9 +377,9 @@ static void look_after_local(struct service *service, double now)
     const char *fault = core_last_fault(service->core);
     int child;
 
-    local_tick(service->local, now);
+    children_tick(service->local, now);
     if (service->hopeless || core_was_ready(service->core) ||
-        !local_gave_up(service->local, &child)) {
+        !children_gave_up(service->local, &child)) {
         return;
     }
     service->hopeless = true;
@@ -413,7 +413,7 @@ static void *run(void *context)
         atomic_store(&service->progress_ms, (int64_t)core_progress_ms(service->core));
     }
     core_fail_all(service->core, &failure, service_now());
-    local_close(service->local); /* by the thread that started them */
+    children_close(service->local); /* by the thread that started them */
     service->local = NULL;
     return NULL;
 }
@@ -576,7 +576,7 @@ void service_close(struct service *service)
         inbox_put(&service->inbox, &stop->base);
         pthread_join(service->thread, NULL);
     } else {
-        local_close(service->local);
+        children_close(service->local);
     }
     dispatch_close(service->dispatch);
     callers_close(service->callers);

@@ -1,8 +1,9 @@
 #include "worker/config.h"
 
+#include "common/children.h"
 #include "common/machine.h"
 
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_THREADS = 1024 };
@@ -14,24 +15,32 @@ static int default_threads(void)
     return n > MAX_THREADS ? MAX_THREADS : n;
 }
 
-/* "cpu", "cuda" or "cuda:N". */
+/* "cpu", "cuda", "cuda:N" or "cuda:N-M". */
 static status parse_device(struct worker_config *out, const char *device)
 {
-    char *end = NULL;
+    int first = 0;
+    int last = 0;
+    int n = 0;
 
+    out->n_devices = 1;
     if (strcmp(device, "cpu") == 0 || strcmp(device, "cuda") == 0) {
         out->backend = device;
         return STATUS_OK;
     }
-    if (strncmp(device, "cuda:", 5) == 0) {
-        long index = strtol(device + 5, &end, 10);
-        if (end != device + 5 && *end == '\0' && index >= 0 && index < MAX_THREADS) {
-            out->backend = "cuda";
-            out->device_index = (int)index;
-            return STATUS_OK;
-        }
+    if (sscanf(device, "cuda:%4d%n", &first, &n) == 1 && !device[n]) {
+        last = first;
+    } else if (sscanf(device, "cuda:%4d-%4d%n", &first, &last, &n) != 2 || device[n]) {
+        last = -1;
     }
-    return status_fail(STATUS_INVALID, "--device %s: it must be cpu or cuda:N", device);
+    if (first < 0 || last < first || last - first >= CHILDREN_MAX) {
+        return status_fail(STATUS_INVALID,
+                           "--device %s: it must be cpu, cuda:N, or cuda:N-M with at most %d GPUs",
+                           device, CHILDREN_MAX);
+    }
+    out->backend = "cuda";
+    out->device_index = first;
+    out->n_devices = last - first + 1;
+    return STATUS_OK;
 }
 
 static status check(struct worker_config *out, const char *device, const char *log_format,
@@ -71,7 +80,8 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
         {"coordinator", OPTION_STRING, &out->coordinator, "HOST:PORT",
          "the coordinator's --worker-listen address", 0, 0},
         {"model", OPTION_STRING, &out->model, "DIR", "Hugging Face model directory", 0, 0},
-        {"device", OPTION_STRING, &device, "cpu|cuda:N", "where to compute", 0, 0},
+        {"device", OPTION_STRING, &device, "cpu|cuda:N|cuda:N-M",
+         "where to compute; a range: a process for each GPU", 0, 0},
         {"threads", OPTION_INT, &threads, "N", "threads of the cpu device", 1, MAX_THREADS},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
          "KV cache pages; default: 40 % of the free memory", 0, 1e15},

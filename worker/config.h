@@ -14,7 +14,8 @@ struct worker_config {
     struct rpc_identity identity; /* towards the coordinator */
     const char *model;            /* directory */
     const char *backend;          /* "cpu" or "cuda" */
-    int device_index;
+    int device_index;             /* of the first GPU */
+    int n_devices;                /* more than one: see devices.h */
     int threads;
     int64_t kv_memory;         /* bytes; 0: a share of the free memory */
     const char *advertise;     /* address that other ranks reach this one at */

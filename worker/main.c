@@ -2,6 +2,7 @@
 #include "common/log.h"
 #include "common/machine.h"
 #include "common/rpc.h"
+#include "worker/devices.h"
 #include "worker/model.h"
 #include "worker/rank.h"
 #include "worker/vitals.h"
@@ -101,9 +102,14 @@ int main(int argc, char **argv)
         return 0;
     }
     log_init("winnow-worker", config.log_debug ? LOG_DEBUG : LOG_INFO, config.log_json);
-    rpc_init();
-    status st = run(&config);
-    rpc_fini();
+    status st;
+    if (config.n_devices > 1) {
+        st = devices_run(&config, argc, argv);
+    } else {
+        rpc_init();
+        st = run(&config);
+        rpc_fini();
+    }
     if (st) {
         fprintf(stderr, "winnow-worker: %s\n", status_text());
         return 1;

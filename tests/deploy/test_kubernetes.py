@@ -1,4 +1,5 @@
 """The manifests: rendered, valid, hardened, and true to the programs that they start."""
+import functools
 import json
 import re
 import subprocess
@@ -30,6 +31,7 @@ def combined(tmp_path_factory):
     root = tmp_path_factory.mktemp("kustomize")
     subprocess.run(["cp", "-r", KUBERNETES, root / "kubernetes"], check=True)
 
+    @functools.cache
     def render(overlay, component):
         folder = root / "kubernetes" / f"{overlay.name}-{component.name}"
         folder.mkdir()

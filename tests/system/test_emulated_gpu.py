@@ -6,9 +6,12 @@ compared in tests/goldens/run.py --emulated-gpu; here is the rest of the way.
 """
 import os
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from test_workers import worker_address
 from service import (BUILD, MODELS, NOT_SERVING, SERVING, Service, fastkv, full, prompt, sampling)
 
 PROGRAMS = BUILD / "cuda-host"
@@ -63,6 +66,36 @@ def test_a_group_whose_worker_died_forms_again(two_gpus):
     two_gpus.wait_for_health(NOT_SERVING)
     two_gpus.wait_for_health(SERVING)
     assert ids(two_gpus, 3) == before
+
+
+def children(pid):
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_one_command_serves_a_range_of_gpus():
+    coordinator = Service(MODEL, workers=0, dtype="float32", wait=False,
+                          options=["--worker-listen", "127.0.0.1:0"])
+    coordinator.command[coordinator.command.index("--tp") + 1] = "2"
+    with coordinator as service:
+        parent = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", "--", PROGRAMS / "bin" / "winnow-worker",
+             "--coordinator", worker_address(service), "--model", MODEL, "--device", "cuda:0-1",
+             "--kv-memory", "4M"], env={**os.environ, "WINNOW_CUDA_HOST": "apart lazy devices=2"},
+            stderr=subprocess.DEVNULL)
+        try:
+            service.wait_for_health(SERVING)
+            devices = sorted(w.device.split()[0] for g in service.status().groups for w in g.workers)
+            assert devices == ["cuda:0", "cuda:1"]
+            before = children(parent.pid)
+            os.kill(before[1], signal.SIGKILL)
+            service.wait_for_health(NOT_SERVING)
+            service.wait_for_health(SERVING)
+            after = children(parent.pid)
+            assert before[0] in after and before[1] not in after
+        finally:
+            parent.terminate()
+            assert parent.wait(15) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in after)
 
 
 def test_without_a_driver_or_a_gpu_one_sentence_says_so():

@@ -150,7 +150,7 @@ class Cluster:
         return pod, took
 
     def all_ready(self):
-        return all(p.ready or "readinessProbe" not in p.container for p in self.pods.values())
+        return all(p.ready for p in self.pods.values())
 
     def close(self):
         for name in list(self.pods):
