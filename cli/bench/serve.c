@@ -294,7 +294,7 @@ int serve_main(int argc, char **argv)
     if (outcome != OPTIONS_RUN) {
         return print_finish();
     }
-    status st = session_open(&run.session, &run.options.access);
+    status st = session_open(&run.session, &run.options.access, run.options.ready_s);
     if (!st) {
         st = measure(&run, &interrupted);
         session_close(&run.session);

@@ -74,6 +74,8 @@ static int load_rows(struct option *rows, int n, struct serve_options *o, struct
          SERVE_MAX_WARMUPS},
         {"connections", OPTION_INT, &o->n_connections, "N", "0: one for 250 requests at once", 0,
          LOAD_MAX_CONNECTIONS},
+        {"ready-check-timeout-sec", OPTION_DOUBLE, &o->ready_s, "SECONDS",
+         "wait so long for a server that starts", 0, 1e6},
         {"deadline", OPTION_DOUBLE, &o->deadline_s, "SECONDS", "of a request; 0: none", 0, 1e9},
         {"ignore-eos", OPTION_FLAG, &o->ignore_eos, NULL, "answers of exactly the length", 0, 0},
         {"temperature", OPTION_DOUBLE, &o->temperature, "X", "0: the likeliest token", 0, 1e9},

@@ -22,6 +22,7 @@ struct serve_options {
     int64_t max_concurrency; /* 0: no limit */
     int64_t n_warmups, n_connections;
     double temperature, deadline_s;
+    double ready_s; /* how long to wait for a server that starts */
     bool ignore_eos;
     struct compression_options compression;
     struct metrics_options metrics;

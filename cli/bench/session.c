@@ -1,13 +1,71 @@
 #include "cli/bench/session.h"
 
 #include "cli/interrupt.h"
+#include "common/clock.h"
+#include "winnow/v1/control.pb-c.h"
 
-enum { ASK_DEADLINE_S = 30 };
+#include <poll.h>
+#include <string.h>
 
-status session_open(struct session *out, const struct service_access *access)
+enum { ASK_DEADLINE_S = 30, READY_PAUSE_MS = 250 };
+
+static status ask_model(struct session *session)
 {
     Winnow__V1__GetModelRequest request = WINNOW__V1__GET_MODEL_REQUEST__INIT;
     ProtobufCMessage *model = NULL;
+    status st = service_call(&session->service, "/winnow.v1.Inference/GetModel", &request.base,
+                             &winnow__v1__model__descriptor, &model);
+
+    session->model = (Winnow__V1__Model *)model;
+    return st;
+}
+
+static bool is_ready(const Winnow__V1__GroupStatus *group)
+{
+    static const char word[] = "ready";
+
+    return group->state.len == strlen(word) &&
+           memcmp(group->state.data, word, group->state.len) == 0;
+}
+
+/* STATUS_UNAVAILABLE: no group of workers is ready. */
+static status ask_ready(const struct session *session)
+{
+    Winnow__V1__GetStatusRequest request = WINNOW__V1__GET_STATUS_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    bool ready = false;
+    status st = service_call(&session->service, "/winnow.v1.Control/GetStatus", &request.base,
+                             &winnow__v1__status__descriptor, &reply);
+
+    if (st) {
+        return st;
+    }
+    const Winnow__V1__Status *server = (const Winnow__V1__Status *)reply;
+    for (size_t i = 0; i < server->n_groups; i++) {
+        ready = ready || is_ready(server->groups[i]);
+    }
+    protobuf_c_message_free_unpacked(reply, NULL);
+    return ready ? STATUS_OK : status_fail(STATUS_UNAVAILABLE, "no group of workers is ready");
+}
+
+/* Servers that start may be there and not ready, or not there at all. */
+static status wait_until_ready(const struct session *session, double ready_s)
+{
+    double end_ms = clock_ms() + ready_s * 1000;
+    struct pollfd interrupt = {.fd = interrupt_fd(), .events = POLLIN};
+    status st = ready_s > 0 ? ask_ready(session) : STATUS_OK;
+
+    while ((st == STATUS_UNAVAILABLE || st == STATUS_DEADLINE) && clock_ms() < end_ms) {
+        if (poll(&interrupt, 1, READY_PAUSE_MS) > 0 && interrupt_take()) {
+            return status_fail(STATUS_CANCELLED, "interrupted while waiting for the server");
+        }
+        st = ask_ready(session);
+    }
+    return st;
+}
+
+status session_open(struct session *out, const struct service_access *access, double ready_s)
+{
     struct session session = {.n_clients = 0};
     status st = interrupt_open();
 
@@ -19,12 +77,9 @@ status session_open(struct session *out, const struct service_access *access)
         interrupt_close();
         return st;
     }
-    st = service_call(&session.service, "/winnow.v1.Inference/GetModel", &request.base,
-                      &winnow__v1__model__descriptor, &model);
-    session.model = (Winnow__V1__Model *)model;
-    if (!st) {
-        st = session_connect(&session, access, 1);
-    }
+    st = wait_until_ready(&session, ready_s);
+    st = st ? st : ask_model(&session);
+    st = st ? st : session_connect(&session, access, 1);
     if (st) {
         session_close(&session);
         return st;

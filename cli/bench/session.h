@@ -16,8 +16,9 @@ struct session {
     int n_clients;
 };
 
-/* Before any other thread: it blocks the signals. */
-status session_open(struct session *out, const struct service_access *access);
+/* Before any other thread: it blocks the signals.  Waits at most ready_s for a server with a
+ * ready group of workers; 0: asks once, and only for the model.  STATUS_CANCELLED: interrupted. */
+status session_open(struct session *out, const struct service_access *access, double ready_s);
 /* More connections, up to n in all. */
 status session_connect(struct session *session, const struct service_access *access, int n);
 void session_close(struct session *session);

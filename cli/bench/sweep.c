@@ -223,13 +223,13 @@ static int sweep_main(enum sweep_kind kind, int argc, char **argv)
     if (outcome != OPTIONS_RUN) {
         return print_finish();
     }
-    status st = session_open(&sweep.session, &sweep.options.access);
+    status st = session_open(&sweep.session, &sweep.options.access, sweep.options.ready_s);
     if (!st) {
         st = measure(&sweep);
         session_close(&sweep.session);
     }
     int code = print_finish();
-    if (sweep.interrupted) {
+    if (sweep.interrupted || st == STATUS_CANCELLED) {
         print_note("%s: interrupted\n", program);
         return EXIT_INTERRUPT;
     }

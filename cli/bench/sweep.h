@@ -30,6 +30,7 @@ struct sweep_options {
     int64_t output_len, n_warmups, n_runs, token_id;
     bool drop_extremes; /* the smallest and the largest of the runs */
     double deadline_s;
+    double ready_s; /* how long to wait for a server that starts */
     struct compression_options compression;
     struct result_options result;
 };

@@ -100,6 +100,8 @@ static int fill_rows(struct option *rows, struct sweep_options *o, struct raw *r
          "without the smallest and the largest of the runs", 0, 0},
         {"token-id", OPTION_INT, &o->token_id, "ID", "the prompt is this token, repeated", 0,
          UINT32_MAX},
+        {"ready-check-timeout-sec", OPTION_DOUBLE, &o->ready_s, "SECONDS",
+         "wait so long for a server that starts", 0, 1e6},
         {"deadline", OPTION_DOUBLE, &o->deadline_s, "SECONDS", "of a run; 0: none", 0, 1e9},
     };
     struct option compression[COMPRESSION_OPTIONS];

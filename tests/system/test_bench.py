@@ -1,6 +1,7 @@
 """winnow bench, as people run it, on the bundled models: the figures, the files, interruption."""
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import time
 import numpy
 import pytest
 
-from service import BUILD, MODELS, Service
+from service import BUILD, MODELS, ROOT, Service
 
 WINNOW = str(BUILD / "bin" / "winnow")
 SMALL = ["--random-input-len", 32, "--random-output-len", 8, "--ignore-eos", "--quiet"]
@@ -157,6 +158,44 @@ def test_a_result_is_compared_with_another(crowd, tmp_path):
     assert "mean_ttft_ms" in done.stdout and "differ in method" in done.stderr
     kept = next(line for line in done.stdout.splitlines() if line.startswith("kept_ratio"))
     assert kept.split()[1] == "1" and kept.split()[3].startswith("-")
+
+
+def test_the_guide_can_be_typed_as_it_is_written(needle, tmp_path):
+    guide = (ROOT / "docs" / "benchmarking.md").read_text()
+    blocks = re.findall(r"^```bench\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    (tmp_path / "build").symlink_to(BUILD)
+    environment = {**os.environ, "WINNOW_SERVER": needle.address, "WINNOW_QUIET": "true"}
+    for line in "".join(blocks).splitlines():
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=300, env=environment)
+        assert done.returncode == 0, (line, done.stderr)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<figure>") == 14
+
+
+def test_a_server_that_starts_is_waited_for():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % free.getsockname()[1]
+    words = ["serve", "--server", address, *SMALL, "--num-prompts", 2, "--json",
+             "--ready-check-timeout-sec"]
+    command = [WINNOW, "bench", *map(str, words)]
+    done = subprocess.run([*command, "0.5"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "UNAVAILABLE" in done.stderr
+    waiting = subprocess.Popen([*command, "120"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+    with Service(MODELS / "stories260k", wait=False, options=["--listen", address]):
+        out, err = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, err
+    assert json.loads(out)["completed"] == 2
+    waiting = subprocess.Popen([*command, "120"], stderr=subprocess.PIPE, text=True)
+    mask = 0
+    deadline = time.monotonic() + 60
+    while not mask & 1 << signal.SIGINT - 1 and time.monotonic() < deadline:  # it has its handler
+        status = open(f"/proc/{waiting.pid}/status").read()
+        mask = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+    waiting.send_signal(signal.SIGINT)
+    assert "interrupted" in waiting.communicate(timeout=60)[1] and waiting.returncode == 130
 
 
 @pytest.mark.parametrize("kind, rate", [("prefill", None), ("e2e", "e2el_ms"),
