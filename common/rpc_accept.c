@@ -45,7 +45,8 @@ static void log_surplus(int64_t limit_ms)
     }
 }
 
-/* In place of the C library's, for every library of this process. */
+/* In place of the C library's, for every library of this process.
+ * NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): those are reserved names */
 int accept4(int listener, struct sockaddr *address, socklen_t *bytes, int flags)
 {
     socklen_t room = bytes ? *bytes : 0;

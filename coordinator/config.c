@@ -215,6 +215,7 @@ static void settle_numbers(struct config *out, const struct raw *raw)
     out->itl_target_ms = (double)raw->itl_target_ms;
     out->heartbeat_timeout_ms = (int)raw->heartbeat_timeout_ms;
     out->reform_timeout_ms = (int)raw->reform_timeout_ms;
+    out->own_workers_only = n > 0 && !out->worker_listen && !out->secret_file;
     if (!out->worker_listen) {
         out->worker_listen = n > 0 ? "127.0.0.1:0" : "127.0.0.1:8601";
     }

@@ -59,8 +59,7 @@ static void make_arguments(struct arguments *out, const struct service_local *co
 /* These variables are options of both programs and mean this one's side. */
 static bool is_ours_alone(const char *variable)
 {
-    static const char *const beginnings[] = {
-        "WINNOW_TLS_", "WINNOW_CONFIG=", "WINNOW_HTTP=", "WINNOW_HEALTH_LISTEN="};
+    static const char *const beginnings[] = {"WINNOW_TLS_", "WINNOW_CONFIG="};
 
     for (size_t i = 0; i < sizeof(beginnings) / sizeof(beginnings[0]); i++) {
         if (strncmp(variable, beginnings[i], strlen(beginnings[i])) == 0) {

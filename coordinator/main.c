@@ -11,6 +11,7 @@
 #include "coordinator/ending.h"
 #include "coordinator/frontend.h"
 #include "coordinator/meters.h"
+#include "coordinator/own_secret.h"
 #include "coordinator/reflection.h"
 
 #include <errno.h>
@@ -40,7 +41,8 @@ struct coordinator {
     struct service *service;
     struct frontend *frontend;
     struct callers *callers;
-    struct reflection *reflection; /* NULL: switched off */
+    char own_secret[OWN_SECRET_PATH]; /* "": none */
+    struct reflection *reflection;    /* NULL: switched off */
     struct rpc_handler handlers[MAX_HANDLERS];
     struct rpc_server *server;
 };
@@ -103,6 +105,8 @@ static status load_profiles(struct coordinator *it)
 static status open_service(struct coordinator *it)
 {
     const struct config *config = &it->config;
+    status st = config->own_workers_only ? own_secret_make(it->own_secret) : STATUS_OK;
+    const char *secret_file = it->own_secret[0] ? it->own_secret : config->secret_file;
     const struct service_config service = {
         .model = &config->model,
         .tensor_parallel = config->tensor_parallel,
@@ -122,18 +126,18 @@ static status open_service(struct coordinator *it)
                 .device = config->device,
                 .threads = config->threads,
                 .kv_memory = config->kv_memory,
-                .secret_file = config->secret_file,
+                .secret_file = secret_file,
                 .log_json = config->log_json,
             },
         .worker_tls = config->worker_tls,
-        .secret_file = config->secret_file,
+        .secret_file = secret_file,
         .meters = it->meters,
         .on_ready = health_set_ready,
         .on_hopeless = ending_give_up,
         .context = it->health,
     };
 
-    return service_open(&it->service, &service);
+    return st ? st : service_open(&it->service, &service);
 }
 
 static status open_frontend(struct coordinator *it)

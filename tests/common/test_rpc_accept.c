@@ -50,7 +50,7 @@ static void leave_descriptors(int n)
 
 static void test_a_connection_is_accepted_and_none_is_not(void **state)
 {
-    struct sockaddr_in peer;
+    struct sockaddr_in peer = {0};
     socklen_t bytes = sizeof(peer);
     int client = connect_one();
 

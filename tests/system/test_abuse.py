@@ -31,7 +31,7 @@ def worker_address(service):
 
 @pytest.fixture(scope="module")
 def victim():
-    with Service(STORIES, workers=1) as service:
+    with Service(STORIES, workers=1, options=["--worker-listen", "127.0.0.1:0"]) as service:
         service.worker_plane = worker_address(service)
         service.wanted = service.generate(**prompt(ids=[1, 5]), sampling=sampling(max_tokens=4)).ids
         yield service

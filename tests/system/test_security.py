@@ -93,7 +93,8 @@ def sees_only_its_own(first, second):
 def mutual(ours):
     cert, key = ours.sign("server")
     with Service(NEEDLE, credentials=credentials(ours, ours.sign("probe")), options=[
-            "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ours.pem]) as service:
+            "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ours.pem,
+            "--health-listen", "127.0.0.1:0"]) as service:
         yield service
 
 
@@ -123,6 +124,15 @@ def test_with_certificates_a_caller_sees_only_its_own_requests(mutual, ours):
         sees_only_its_own((anna, None), (bert, None))
         code, text = refusal(lambda: anna.control.Drain(control.DrainRequest(), timeout=20))
         assert code == CODE.PERMISSION_DENIED and "anna" in text
+
+
+def test_probes_get_on_without_tls_on_a_port_of_their_own(mutual):
+    line = next(line for line in mutual.log_text().splitlines() if "health: listening" in line)
+    address = "127.0.0.1:" + line.split("port=")[1]
+    with contextlib.closing(Client(address)) as probe:
+        assert probe.check("readiness") == SERVING
+        code, _ = refusal(lambda: get_model(probe))
+        assert code == CODE.UNIMPLEMENTED  # nothing else is served there
 
 
 def test_the_command_line_speaks_tls(mutual, ours):
@@ -358,6 +368,35 @@ def test_workers_with_tls_show_a_certificate(ours, theirs):
         assert not service.status().groups[0].workers
         with worker(address, "--tls-ca", ours.pem, "--tls-cert", mine[0], "--tls-key", mine[1]):
             service.wait_for_health(SERVING, 60)
+
+
+def test_a_worker_takes_up_new_certificates_when_it_dials_again(ours, theirs, tmp_path):
+    cert, key = ours.sign("server")
+    files = tmp_path / "worker.pem", tmp_path / "worker.key"
+    for source, target in zip(theirs.sign("worker"), files):
+        target.write_bytes(source.read_bytes())
+    with worker_plane("--tls-cert", cert, "--tls-key", key, "--worker-tls",
+                      "--worker-tls-client-ca", ours.pem) as (service, address):
+        service.close()
+        Client.__init__(service, service.address, credentials(ours))
+        with worker(address, "--tls-ca", ours.pem, "--tls-cert", files[0], "--tls-key",
+                    files[1]) as late:
+            wait_until(lambda: any("stream ended" in line for line in late.lines))
+            for source, target in zip(ours.sign("worker"), files):
+                target.write_bytes(source.read_bytes())
+            service.wait_for_health(SERVING, 60)
+
+
+def test_with_local_workers_alone_the_plane_is_closed_to_others():
+    with Service(STORIES) as service:
+        line = "worker plane listens on "
+        address = service.log_text().split(line)[1].split()[0]
+        with worker(address) as stranger:
+            wait_until(lambda: any("show its secret" in line for line in stranger.lines))
+        for pid in service.workers():  # and one that died comes back in
+            os.kill(pid, 9)
+        wait_until(lambda: service.check() != SERVING)
+        service.wait_for_health(SERVING, 60)
 
 
 def test_local_workers_get_the_file_of_the_secret(tmp_path):
