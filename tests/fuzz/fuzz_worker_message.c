@@ -69,6 +69,7 @@ static void check(const struct worker_message *message)
         require(is_line(message->fault.text, sizeof(message->fault.text)));
         break;
     case MESSAGE_BEAT:
+    case MESSAGE_BYE:
         break;
     }
 }
