@@ -259,8 +259,8 @@ status group_keep_pages(const struct scheduler *s, struct job *job, int rank,
             STATUS_INTERNAL,
             "rank %d needs %llu KV pages for a sample and %llu for each other one; "
             "it was promised %llu and %llu",
-            rank, (unsigned long long)(need->shared + need->own), (unsigned long long)need->own,
-            (unsigned long long)(worst.shared + worst.own), (unsigned long long)worst.own);
+            rank, (unsigned long long)need->shared + need->own, (unsigned long long)need->own,
+            (unsigned long long)worst.shared + worst.own, (unsigned long long)worst.own);
     }
     if (now < before && !job->kept) {
         note_worst_case(s, job);

@@ -160,9 +160,10 @@ static status open_slot(struct kvcache *cache, struct slot *s, int heads, size_t
 {
     void *memory;
 
+    assert(heads > 0);
     s->heads = heads;
     s->entries = entries;
-    s->tables = calloc((size_t)cache->config.layers * (size_t)heads, sizeof(*s->tables));
+    s->tables = calloc((size_t)cache->config.layers * (size_t)heads + 1, sizeof(*s->tables));
     s->pages = calloc(entries + 1, sizeof(*s->pages));
     if (!s->tables || !s->pages) {
         return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");

@@ -34,7 +34,7 @@ struct logprobs {
 };
 
 /* Lays the tensors out one behind the other; `base` NULL only counts. */
-static size_t lay_out(struct logprobs *l, char *base, int ranks)
+static size_t lay_out(struct logprobs *logprobs, char *base, int ranks)
 {
     size_t bins = (size_t)MAX_ROWS * BINS * sizeof(struct logit_bin);
     size_t at = 0;
@@ -42,12 +42,12 @@ static size_t lay_out(struct logprobs *l, char *base, int ranks)
         void *field;
         size_t bytes;
     } tensors[] = {
-        {&l->places, sizeof(struct places)},
-        {&l->places_of_all, (size_t)ranks * sizeof(struct places)},
-        {&l->bins, bins},
-        {&l->bins_of_all, (size_t)ranks * bins},
-        {&l->peak, MAX_ROWS * sizeof(float)},
-        {&l->temperature, MAX_ROWS * sizeof(float)},
+        {&logprobs->places, sizeof(struct places)},
+        {&logprobs->places_of_all, (size_t)ranks * sizeof(struct places)},
+        {&logprobs->bins, bins},
+        {&logprobs->bins_of_all, (size_t)ranks * bins},
+        {&logprobs->peak, MAX_ROWS * sizeof(float)},
+        {&logprobs->temperature, MAX_ROWS * sizeof(float)},
     };
 
     for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
@@ -67,44 +67,46 @@ uint64_t logprobs_bytes(int ranks)
 
 status logprobs_create(struct logprobs **out, struct member *member)
 {
-    struct logprobs *l = calloc(1, sizeof(*l));
+    struct logprobs *logprobs = calloc(1, sizeof(*logprobs));
     float ones[MAX_ROWS];
 
-    if (!l) {
+    if (!logprobs) {
         return status_fail(STATUS_EXHAUSTED, "logprobs: out of memory");
     }
-    l->member = member;
-    l->ranks = comm_size(member->comm);
-    l->host_places = calloc((size_t)l->ranks, sizeof(*l->host_places));
-    l->host_bins = calloc((size_t)l->ranks * MAX_ROWS * BINS, sizeof(*l->host_bins));
-    status st = l->host_places && l->host_bins
+    logprobs->member = member;
+    logprobs->ranks = comm_size(member->comm);
+    logprobs->host_places = calloc((size_t)logprobs->ranks, sizeof(*logprobs->host_places));
+    logprobs->host_bins =
+        calloc((size_t)logprobs->ranks * MAX_ROWS * BINS, sizeof(*logprobs->host_bins));
+    status st = logprobs->host_places && logprobs->host_bins
                     ? STATUS_OK
                     : status_fail(STATUS_EXHAUSTED, "logprobs: out of memory");
     if (!st) {
-        st = device_alloc(member->dev, &l->device_memory, logprobs_bytes(l->ranks), "logprobs");
+        st = device_alloc(member->dev, &logprobs->device_memory, logprobs_bytes(logprobs->ranks),
+                          "logprobs");
     }
     if (!st) {
-        lay_out(l, l->device_memory, l->ranks);
+        lay_out(logprobs, logprobs->device_memory, logprobs->ranks);
         for (int i = 0; i < MAX_ROWS; i++) {
             ones[i] = 1.0F;
         }
-        st = device_upload(member->dev, l->temperature, ones, sizeof(ones));
+        st = device_upload(member->dev, logprobs->temperature, ones, sizeof(ones));
     }
     if (st) {
-        logprobs_destroy(l);
+        logprobs_destroy(logprobs);
         return st;
     }
-    *out = l;
+    *out = logprobs;
     return STATUS_OK;
 }
 
-void logprobs_destroy(struct logprobs *l)
+void logprobs_destroy(struct logprobs *logprobs)
 {
-    if (l) {
-        device_free(l->member->dev, l->device_memory);
-        free(l->host_places);
-        free(l->host_bins);
-        free(l);
+    if (logprobs) {
+        device_free(logprobs->member->dev, logprobs->device_memory);
+        free(logprobs->host_places);
+        free(logprobs->host_bins);
+        free(logprobs);
     }
 }
 
@@ -117,11 +119,11 @@ static int n_here(int n_top, int vocab_rows)
 }
 
 /* The places of every row, of all ranks, to the host. */
-static status gather_places(struct logprobs *l, const float *logits,
+static status gather_places(struct logprobs *logprobs, const float *logits,
                             const struct logprobs_row *rows, int n)
 {
-    struct device *dev = l->member->dev;
-    const struct split *split = &l->member->model->split;
+    struct device *dev = logprobs->member->dev;
+    const struct split *split = &logprobs->member->model->split;
     status st = STATUS_OK;
 
     for (int i = 0; !st && i < n; i++) {
@@ -131,119 +133,130 @@ static status gather_places(struct logprobs *l, const float *logits,
         int here = n_here(rows[i].n_top, split->vocab_rows);
 
         chosen = mine ? chosen : 0; /* another rank's word counts */
-        st = op_top_k(dev, l->places->index[i], row, split->vocab_rows, here);
+        st = op_top_k(dev, logprobs->places->index[i], row, split->vocab_rows, here);
         if (!st) {
-            st = op_gather_rows(dev, l->places->value[i], row, l->places->index[i], here,
-                                sizeof(float));
+            st = op_gather_rows(dev, logprobs->places->value[i], row, logprobs->places->index[i],
+                                here, sizeof(float));
         }
         if (!st) {
-            st = device_upload(dev, &l->places->index[i][CHOSEN], &chosen, sizeof(chosen));
+            st = device_upload(dev, &logprobs->places->index[i][CHOSEN], &chosen, sizeof(chosen));
         }
         if (!st) {
-            st = op_gather_rows(dev, &l->places->value[i][CHOSEN], row,
-                                &l->places->index[i][CHOSEN], 1, sizeof(float));
+            st = op_gather_rows(dev, &logprobs->places->value[i][CHOSEN], row,
+                                &logprobs->places->index[i][CHOSEN], 1, sizeof(float));
         }
     }
     if (!st) {
-        st = comm_all_gather(l->member->comm, l->places_of_all, l->places, sizeof(*l->places));
+        st = comm_all_gather(logprobs->member->comm, logprobs->places_of_all, logprobs->places,
+                             sizeof(*logprobs->places));
     }
     return st ? st
-              : device_download(dev, l->host_places, l->places_of_all,
-                                (size_t)l->ranks * sizeof(*l->places));
+              : device_download(dev, logprobs->host_places, logprobs->places_of_all,
+                                (size_t)logprobs->ranks * sizeof(*logprobs->places));
+}
+
+/* Puts a logit behind those that are not less, and forgets what is then beyond `want`. */
+static void insert(struct logprobs_found *out, int want, float value, int id)
+{
+    int at = (int)out->n_top;
+
+    for (; at > 0 && value > out->top_logprobs[at - 1]; at--) {
+        if (at < want) {
+            out->top_logprobs[at] = out->top_logprobs[at - 1];
+            out->top_ids[at] = out->top_ids[at - 1];
+        }
+    }
+    if (at < want) {
+        out->top_logprobs[at] = value;
+        out->top_ids[at] = (uint32_t)id;
+        out->n_top += (int)out->n_top < want;
+    }
 }
 
 /* The largest logits of all ranks in order; those of a rank ascend by id, and so do the ranks, so
  * of equal ones the first met has the lowest id.  Returns the logit of the chosen token. */
-static status merge(struct logprobs *l, struct logprobs_found *out, const struct logprobs_row *row,
-                    int i, float *chosen)
+static status merge(struct logprobs *logprobs, struct logprobs_found *out,
+                    const struct logprobs_row *row, int i, float *chosen)
 {
     int want = row->n_top > 0 ? row->n_top : 1;
 
     out->n_top = 0;
-    for (int rank = 0; rank < l->ranks; rank++) {
+    for (int rank = 0; rank < logprobs->ranks; rank++) {
         struct split split;
-        status st = split_for_rank(&split, &l->member->model->config, rank, l->ranks);
+        status st = split_for_rank(&split, &logprobs->member->model->config, rank, logprobs->ranks);
         if (st) {
             return st;
         }
         for (int j = 0; j < n_here(row->n_top, split.vocab_rows); j++) {
-            float value = l->host_places[rank].value[i][j];
-            int at = (int)out->n_top;
-            for (; at > 0 && value > out->top_logprobs[at - 1]; at--) {
-                if (at < want) {
-                    out->top_logprobs[at] = out->top_logprobs[at - 1];
-                    out->top_ids[at] = out->top_ids[at - 1];
-                }
-            }
-            if (at < want) {
-                out->top_logprobs[at] = value;
-                out->top_ids[at] = (uint32_t)(split.vocab_first + l->host_places[rank].index[i][j]);
-                out->n_top += (int)out->n_top < want;
-            }
+            insert(out, want, logprobs->host_places[rank].value[i][j],
+                   split.vocab_first + logprobs->host_places[rank].index[i][j]);
         }
         if (row->token >= split.vocab_first && row->token < split.vocab_first + split.vocab_rows) {
-            *chosen = l->host_places[rank].value[i][CHOSEN];
+            *chosen = logprobs->host_places[rank].value[i][CHOSEN];
         }
     }
     return STATUS_OK;
 }
 
 /* Masses of all logits relative to the peaks of their rows, of all ranks, to the host. */
-static status gather_masses(struct logprobs *l, const float *logits, const float *peak,
+static status gather_masses(struct logprobs *logprobs, const float *logits, const float *peak,
                             const struct logprobs_row *rows, int n)
 {
-    struct device *dev = l->member->dev;
-    int vocab_rows = l->member->model->split.vocab_rows;
-    size_t bytes = (size_t)n * BINS * sizeof(*l->bins);
-    status st = device_upload(dev, l->peak, peak, (size_t)n * sizeof(*peak));
+    struct device *dev = logprobs->member->dev;
+    int vocab_rows = logprobs->member->model->split.vocab_rows;
+    size_t bytes = (size_t)n * BINS * sizeof(*logprobs->bins);
+    status st = device_upload(dev, logprobs->peak, peak, (size_t)n * sizeof(*peak));
 
     for (int i = 0; !st && i < n; i++) {
         st =
             op_logit_histogram(dev, &(struct logit_histogram){
-                                        .out = l->bins + (size_t)i * BINS,
+                                        .out = logprobs->bins + (size_t)i * BINS,
                                         .logits = logits + (size_t)rows[i].row * (size_t)vocab_rows,
-                                        .peak = l->peak + i,
-                                        .temperature = l->temperature + i,
+                                        .peak = logprobs->peak + i,
+                                        .temperature = logprobs->temperature + i,
                                         .rows = 1,
                                         .n = vocab_rows,
                                         .shift = 24,
                                     });
     }
     if (!st) {
-        st = comm_all_gather(l->member->comm, l->bins_of_all, l->bins, bytes);
+        st = comm_all_gather(logprobs->member->comm, logprobs->bins_of_all, logprobs->bins, bytes);
     }
-    return st ? st : device_download(dev, l->host_bins, l->bins_of_all, (size_t)l->ranks * bytes);
+    return st ? st
+              : device_download(dev, logprobs->host_bins, logprobs->bins_of_all,
+                                (size_t)logprobs->ranks * bytes);
 }
 
 /* The logarithm of the sum of a row's exponentials. */
-static double log_sum(const struct logprobs *l, int i, int n, double peak)
+static double log_sum(const struct logprobs *logprobs, int i, int n, double peak)
 {
     double sum = 0;
 
     for (int b = BINS - 1; b >= 0; b--) {
-        for (int rank = 0; rank < l->ranks; rank++) {
-            sum += l->host_bins[((size_t)rank * (size_t)n + (size_t)i) * BINS + (size_t)b].mass;
+        for (int rank = 0; rank < logprobs->ranks; rank++) {
+            sum +=
+                logprobs->host_bins[((size_t)rank * (size_t)n + (size_t)i) * BINS + (size_t)b].mass;
         }
     }
     return peak + log(sum);
 }
 
-status logprobs_find(struct logprobs *l, struct logprobs_found *const *out, const float *logits,
-                     const struct logprobs_row *rows, int n)
+status logprobs_find(struct logprobs *logprobs, struct logprobs_found *const *out,
+                     const float *logits, const struct logprobs_row *rows, int n)
 {
     float peak[MAX_ROWS];
     float chosen[MAX_ROWS] = {0};
-    status st = gather_places(l, logits, rows, n);
+    status st = gather_places(logprobs, logits, rows, n);
 
     for (int i = 0; !st && i < n; i++) {
-        st = merge(l, out[i], &rows[i], i, &chosen[i]);
+        st = merge(logprobs, out[i], &rows[i], i, &chosen[i]);
         peak[i] = out[i]->top_logprobs[0];
     }
     if (!st) {
-        st = gather_masses(l, logits, peak, rows, n);
+        st = gather_masses(logprobs, logits, peak, rows, n);
     }
     for (int i = 0; !st && i < n; i++) {
-        double total = log_sum(l, i, n, peak[i]);
+        double total = log_sum(logprobs, i, n, peak[i]);
         out[i]->logprob = (float)(chosen[i] - total);
         for (uint32_t j = 0; j < out[i]->n_top; j++) {
             out[i]->top_logprobs[j] = (float)(out[i]->top_logprobs[j] - total);

@@ -22,41 +22,42 @@ uint64_t penalties_bytes(const struct model *model)
 
 status penalties_create(struct penalties **out, struct member *member)
 {
-    struct penalties *p = calloc(1, sizeof(*p));
+    struct penalties *penalties = calloc(1, sizeof(*penalties));
     void *logits = NULL;
     void *device = NULL;
 
-    if (!p) {
+    if (!penalties) {
         return status_fail(STATUS_EXHAUSTED, "penalties: out of memory");
     }
-    p->member = member;
-    p->host_seen = calloc((size_t)member->model->split.vocab_rows, sizeof(*p->host_seen));
-    status st =
-        p->host_seen ? STATUS_OK : status_fail(STATUS_EXHAUSTED, "penalties: out of memory");
+    penalties->member = member;
+    penalties->host_seen =
+        calloc((size_t)member->model->split.vocab_rows, sizeof(*penalties->host_seen));
+    status st = penalties->host_seen ? STATUS_OK
+                                     : status_fail(STATUS_EXHAUSTED, "penalties: out of memory");
     if (!st) {
         st = device_alloc(member->dev, &logits, logits_bytes(member->model), "penalized logits");
     }
     if (!st) {
-        st = device_alloc(member->dev, &device, OP_MAX_DECODE_ROWS * sizeof(*p->device),
+        st = device_alloc(member->dev, &device, OP_MAX_DECODE_ROWS * sizeof(*penalties->device),
                           "penalties");
     }
-    p->logits = logits;
-    p->device = device;
+    penalties->logits = logits;
+    penalties->device = device;
     if (st) {
-        penalties_destroy(p);
+        penalties_destroy(penalties);
         return st;
     }
-    *out = p;
+    *out = penalties;
     return STATUS_OK;
 }
 
-void penalties_destroy(struct penalties *p)
+void penalties_destroy(struct penalties *penalties)
 {
-    if (p) {
-        device_free(p->member->dev, p->logits);
-        device_free(p->member->dev, p->device);
-        free(p->host_seen);
-        free(p);
+    if (penalties) {
+        device_free(penalties->member->dev, penalties->logits);
+        device_free(penalties->member->dev, penalties->device);
+        free(penalties->host_seen);
+        free(penalties);
     }
 }
 
@@ -66,34 +67,36 @@ static bool has_penalties(const struct sampling *sampling)
            sampling->presence_penalty != 0.0F;
 }
 
-status penalties_begin(struct penalties *p, struct sequence *sequence, const int32_t *prompt, int n)
+status penalties_begin(struct penalties *penalties, struct sequence *sequence,
+                       const int32_t *prompt, int n)
 {
-    const struct split *split = &p->member->model->split;
-    size_t bytes = (size_t)split->vocab_rows * sizeof(*p->host_seen);
+    const struct split *split = &penalties->member->model->split;
+    size_t bytes = (size_t)split->vocab_rows * sizeof(*penalties->host_seen);
     void *seen = NULL;
 
     if (!has_penalties(&sequence->sampling)) {
         return STATUS_OK;
     }
-    status st = device_alloc(p->member->dev, &seen, bytes, "tokens that a sequence has seen");
+    status st =
+        device_alloc(penalties->member->dev, &seen, bytes, "tokens that a sequence has seen");
     if (st) {
         return st;
     }
     sequence->seen = seen;
-    memset(p->host_seen, 0, bytes);
+    memset(penalties->host_seen, 0, bytes);
     for (int i = 0; i < n; i++) {
         int32_t id = prompt[i] - split->vocab_first;
         if (id >= 0 && id < split->vocab_rows) {
-            p->host_seen[id] = ~(uint32_t)OP_SEEN_GENERATED;
+            penalties->host_seen[id] = ~(uint32_t)OP_SEEN_GENERATED;
         }
     }
-    return device_upload(p->member->dev, seen, p->host_seen, bytes);
+    return device_upload(penalties->member->dev, seen, penalties->host_seen, bytes);
 }
 
-status penalties_apply(struct penalties *p, const float **out, const float *logits,
+status penalties_apply(struct penalties *penalties, const float **out, const float *logits,
                        struct sequence *const *rows, int n)
 {
-    const struct split *split = &p->member->model->split;
+    const struct split *split = &penalties->member->model->split;
     struct penalty list[OP_MAX_DECODE_ROWS];
     bool any = false;
 
@@ -108,12 +111,13 @@ status penalties_apply(struct penalties *p, const float **out, const float *logi
         };
         any = any || rows[i]->seen;
     }
-    *out = any ? p->logits : logits;
+    *out = any ? penalties->logits : logits;
     if (!any) {
         return STATUS_OK;
     }
-    status st = device_upload(p->member->dev, p->device, list, (size_t)n * sizeof(*list));
+    status st =
+        device_upload(penalties->member->dev, penalties->device, list, (size_t)n * sizeof(*list));
     return st ? st
-              : op_penalize(p->member->dev, p->logits, logits, n, split->vocab_rows,
-                            split->vocab_first, p->device);
+              : op_penalize(penalties->member->dev, penalties->logits, logits, n, split->vocab_rows,
+                            split->vocab_first, penalties->device);
 }

@@ -64,7 +64,7 @@ static void test_sampling_options_arrive(void **state)
         "--prompt", "x", "--max-tokens", "9", "--min-tokens", "2", "--temperature", "0", "--top-p",
         "0.5", "--top-k", "0", "--min-p", "0.25", "--seed", "77", "--samples", "3", "--ignore-eos",
         "--stop", "a", "--stop", "b", "--stop-id", "5", "--stop-id", "6,7", "--repetition-penalty",
-        "1.5", "--frequency-penalty", "-1", "--presence-penalty", "0.5"));
+        "1.5", "--frequency-penalty", "-1", "--presence-penalty", "0.5", "--logprobs", "0"));
     const Winnow__V1__Sampling *s = r->sampling;
 
     (void)state;
@@ -76,7 +76,7 @@ static void test_sampling_options_arrive(void **state)
     CHECK(s->n_stop == 2 && is(&s->stop[0], "a") && is(&s->stop[1], "b"));
     CHECK(s->n_stop_token_ids == 3 && s->stop_token_ids[2] == 7);
     CHECK(s->repetition_penalty == 1.5F && s->frequency_penalty == -1);
-    CHECK(s->presence_penalty == 0.5F);
+    CHECK(s->presence_penalty == 0.5F && s->_logprobs_case && s->logprobs == 0);
     winnow__v1__generate_request__free_unpacked(r, NULL);
 }
 

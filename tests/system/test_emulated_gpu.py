@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from test_workers import worker_address
-from service import (BUILD, MODELS, NOT_SERVING, SERVING, Service, fastkv, full, prompt, sampling)
+from service import (BUILD, MODELS, NOT_SERVING, SERVING, Service, api, fastkv, full, prompt,
+                     sampling)
 
 PROGRAMS = BUILD / "cuda-host"
 MODEL = MODELS / "stories260k"
@@ -53,6 +54,25 @@ def test_tokens_are_those_of_the_cpu(two_gpus):
     with Service(MODEL, workers=2, dtype="float32") as cpu:
         for fields in ({}, {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5}):
             assert ids(two_gpus, **fields) == ids(cpu, **fields)
+
+
+def test_samples_penalties_and_logprobs_are_those_of_the_cpu(two_gpus):
+    """Samples share pages, and of a method that evicts they copy them while decoding."""
+    request = api.GenerateRequest(
+        **prompt(ids=[1 + 7 * i % 300 for i in range(40)]),
+        sampling=sampling(max_tokens=6, temperature=0.9, min_p=0.01, repetition_penalty=1.3,
+                          frequency_penalty=0.4, presence_penalty=-0.2, seed=3, n=3, logprobs=4),
+        compression=api.Compression(method=api.METHOD_H2O, retain_rate=0.5, window=4,
+                                    h2o=api.H2O(h2o_dynamic=True)))
+    with Service(MODEL, workers=2, dtype="float32") as cpu:
+        expected = cpu.start_samples(request)()
+    found = two_gpus.start_samples(request)()
+    assert len(found) == 3 and [a.ids for a in found] == [a.ids for a in expected]
+    for one, other in zip(found, expected):
+        for mine, theirs in zip(one.logprobs, other.logprobs, strict=True):
+            assert list(mine.top_ids) == list(theirs.top_ids) and len(mine.top_ids) == 4
+            assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    assert not any(two_gpus.pages_used())
 
 
 def test_the_order_of_warps_and_streams_does_not_matter(two_gpus):

@@ -260,6 +260,21 @@ def test_samples_share_the_pages_of_their_prompt_to_the_last_one():
     assert [a.ids for a in few] == [a.ids for a in answers[:3]]
 
 
+def test_samples_that_nobody_waits_for_give_their_pages_back(service):
+    request = api.GenerateRequest(**prompt(ids=PROMPT), compression=full(),
+                                  sampling=sampling(max_tokens=480, temperature=1, n=16))
+    call = service.inference.Generate(request, timeout=60)
+    for response in call:
+        if response.WhichOneof("event") == "tokens":
+            break
+    call.cancel()
+    for _ in range(500):
+        if not any(service.pages_used()):
+            break
+        threading.Event().wait(0.02)
+    assert not any(service.pages_used())
+
+
 # field, value, and the limit as the message says it
 OUT_OF_RANGE = [
     ("temperature", -0.5, "at least 0"), ("temperature", 100.5, "at most 100"),

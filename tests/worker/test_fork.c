@@ -135,6 +135,20 @@ static status begin_forks(struct fork_run *run, struct bench *bench)
     return st;
 }
 
+/* Slot 0 leaves at half the way. */
+static uint32_t list_live(uint32_t *slots, uint32_t step)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < SAMPLES; i++) {
+        uint32_t slot = (i + step) % SAMPLES;
+        if (slot != 0 || step < STEPS / 2) {
+            slots[n++] = slot;
+        }
+    }
+    return n;
+}
+
 /* All decode, in another order at each step; the one that was read ends before the others. */
 static status decode_forks(struct fork_run *run, struct bench *bench)
 {
@@ -144,13 +158,7 @@ static status decode_forks(struct fork_run *run, struct bench *bench)
     status st = STATUS_OK;
 
     for (uint32_t step = 0; !st && step < STEPS; step++) {
-        uint32_t n = 0;
-        for (uint32_t i = 0; i < SAMPLES; i++) {
-            uint32_t slot = (i + step) % SAMPLES;
-            if (slot != 0 || step < STEPS / 2) {
-                slots[n++] = slot;
-            }
-        }
+        uint32_t n = list_live(slots, step);
         if (step == STEPS / 2) {
             st = bench_release(bench, 0, &run->used_parted);
         }
