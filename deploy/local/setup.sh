@@ -22,7 +22,8 @@ packages=(build-essential cmake ninja-build pkg-config libgrpc-dev libprotobuf-c
     protobuf-c-compiler protobuf-compiler libdnnl-dev libgloo-dev libcjson-dev libpcre2-dev libssl-dev
     libmicrohttpd-dev libcmocka-dev python3 python3-venv ca-certificates)
 if [ -n "$tests" ]; then
-    packages+=(nftables clang clang-format clang-tidy libclang-rt-14-dev libomp-14-dev git openssl iproute2)
+    packages+=(clang clang-format clang-tidy libclang-rt-14-dev libomp-14-dev git openssl iproute2
+        nftables)
 fi
 
 say() { echo "setup: $*" >&2; }
