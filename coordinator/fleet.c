@@ -493,7 +493,7 @@ static int awaited_rank(const struct fleet *fleet, const struct fleet_group *gro
 
     for (int rank = 0; rank < fleet->config.ranks; rank++) {
         const struct fleet_worker *worker = group->seats[rank].worker;
-        if (worker->waiting_ms < fleet->config.heartbeat_timeout_ms ||
+        if (!(worker->waiting_ms >= fleet->config.heartbeat_timeout_ms) || /* NaN does not wait */
             worker->waiting_for >= (uint32_t)fleet->config.ranks) {
             return -1;
         }

@@ -1,6 +1,7 @@
 #include "coordinator/fleet.h"
 #include "tests/check.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -369,6 +370,9 @@ static void test_a_group_whose_ranks_all_wait_is_given_up(void **state)
     beat(world, 0, 5500, 1, 7500);
     beat(world, 1, 5499, RANKS, 7500); /* of a rank that there is not */
     fleet_tick(world->fleet, 7501);
+    CHECK(world->lost == 0);
+    beat(world, 1, NAN, 0, 7550);
+    fleet_tick(world->fleet, 7551);
     CHECK(world->lost == 0);
     beat(world, 1, 5499, 0, 7600);
     fleet_tick(world->fleet, 7601);

@@ -12,11 +12,13 @@ import time
 import pytest
 
 from faults import ALL, FORMED_S
+from seen import metrics
 from service import MODELS, ROOT, SERVING, Service, api, fastkv, full, grpc, prompt, sampling
 
 SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 N_REQUESTS = 1000 if ALL else 60
 CLIENTS = 8
+KILL_S = 8  # between two
 LIMIT_S = 3600 if ALL else 300
 # A method of each sort: full, propagating, evicting while it decodes.
 METHODS = [full(), fastkv(), api.Compression(method=api.METHOD_H2O),
@@ -25,6 +27,7 @@ METHODS = [full(), fastkv(), api.Compression(method=api.METHOD_H2O),
 
 def environment(reports):
     return {
+        "OMP_WAIT_POLICY": "passive",  # four workers of two threads may have two cores
         "ASAN_OPTIONS": f"log_path={reports}/asan:exitcode=66:detect_leaks=1",
         "UBSAN_OPTIONS": f"log_path={reports}/ubsan:print_stacktrace=1:halt_on_error=0",
         "TSAN_OPTIONS": f"log_path={reports}/tsan:exitcode=66:"
@@ -71,7 +74,7 @@ class Load:
             return "OK"
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAVAILABLE:
-                time.sleep(0.1)
+                self.service.wait_for_health(SERVING, FORMED_S)
             return error.code().name
 
 
@@ -80,7 +83,7 @@ def test_nothing_is_reported_under_load(kind, tmp_path, needle_cases):
     build = ROOT / f"build-{kind}"
     if not (build / "bin" / "winnow-worker").exists():
         pytest.skip(f"there is no {build.name}/: tests/run.sh sanitized makes it")
-    options = ["--tp", "2", "--heartbeat-timeout-ms", "30000", "--threads", "1"]
+    options = ["--tp", "2", "--http", "127.0.0.1:0", "--heartbeat-timeout-ms", "30000", "--threads", "2"]
     with Service(MODELS / "needle-tiny", workers=4, dtype="float32", options=options, build=build,
                  env=environment(tmp_path)) as service:
         load = Load(service, service.tokenize(needle_cases[512][0]["prompt"]))
@@ -88,7 +91,8 @@ def test_nothing_is_reported_under_load(kind, tmp_path, needle_cases):
         while load.alive():
             assert time.monotonic() - begin < LIMIT_S, f"{load.left} requests are left"
             time.sleep(1)
-            if time.monotonic() - begin > 5 * (kills + 1):
+            assert metrics(service)
+            if time.monotonic() - begin > KILL_S * (kills + 1) and service.check() == SERVING:
                 os.kill(random.Random(kills).choice(service.workers()), signal.SIGKILL)
                 kills += 1
         service.wait_for_health(SERVING, FORMED_S)
@@ -97,5 +101,5 @@ def test_nothing_is_reported_under_load(kind, tmp_path, needle_cases):
     print(f"{kind}: {N_REQUESTS} requests in {time.monotonic() - begin:.0f} s, {kills} kills, {ends}")
     reports = [path.read_text(errors="replace") for path in sorted(tmp_path.iterdir())]
     assert not reports, "\n".join(reports)[:20000]
-    assert sum(ends.values()) == N_REQUESTS and ends["OK"] > N_REQUESTS / 3
+    assert sum(ends.values()) == N_REQUESTS and ends["OK"] > N_REQUESTS / 5
     assert ends["CANCELLED"] > 0
