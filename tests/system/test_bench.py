@@ -19,7 +19,7 @@ SMALL = ["--random-input-len", 32, "--random-output-len", 8, "--ignore-eos", "--
 @pytest.fixture(scope="module")
 def crowd():
     """The story model behind a queue that holds a thousand and more."""
-    with Service(MODELS / "stories260k", workers=1, options=["--queue-requests", 2000]) as service:
+    with Service(MODELS / "stories260k", workers=1, options=["--queue-requests", 2000, "--threads", 1]) as service:
         yield service
 
 
