@@ -17,6 +17,9 @@ enum rpc_limits {
     RPC_MAX_MESSAGE = 256 << 20, /* bytes of one message, either way, unless set lower */
     RPC_MAX_METADATA = 16,       /* trailing pairs of one reply */
     RPC_MAX_STREAMS = 1024,      /* concurrent calls of one connection; more wait */
+    RPC_MESSAGE_COST = 256,      /* bytes that a waiting message costs beside its own */
+    RPC_SEND_TIMEOUT_MS = 60000, /* for a client to read on, unless set otherwise, */
+    RPC_SEND_BYTES_PER_MS = 64,  /* and longer by this for a large message */
     RPC_MAX_CALLS = 16384,       /* concurrent calls of one server; more are refused */
     RPC_MAX_CALLER = 255,        /* bytes of a caller's name */
 };
@@ -68,7 +71,9 @@ struct rpc_server_config {
     /* Asked on a completion thread before anything of a call's messages is read; a failure ends
      * the call with its sentence.  NULL: everybody may do everything. */
     status (*authorize)(struct rpc_call *call, enum rpc_access access, void *context);
-    void *context; /* of authorize */
+    void *context;       /* of authorize */
+    int send_timeout_ms; /* a call whose client reads nothing for so long is cancelled; 0:
+                          * RPC_SEND_TIMEOUT_MS */
 };
 
 status rpc_server_start(struct rpc_server **out, const struct rpc_server_config *config);
@@ -98,6 +103,7 @@ const char *rpc_call_caller(struct rpc_call *call);
 
 /* Thread-safe.  Copies the bytes and queues them in order.  False: the call is already over. */
 bool rpc_call_send(struct rpc_call *call, const uint8_t *data, size_t bytes);
+/* What waits, RPC_MESSAGE_COST of each message included. */
 size_t rpc_call_unsent_bytes(struct rpc_call *call);
 /* Ends the call after what is queued: status and sentence as given.  `trailing`: n_trailing
  * pairs key, value; borrowed for the call only.  Later sends and finishes do nothing. */

@@ -1,5 +1,6 @@
 #include "common/rpc_call.h"
 
+#include "common/clock.h"
 #include "common/log.h"
 
 #include <grpc/byte_buffer.h>
@@ -177,8 +178,29 @@ static void settle(struct rpc_call *call)
     if (handler && handler->on_done) {
         handler->on_done(call, cancelled, handler->context);
     }
+    rpc_server_forget(server, call);
     rpc_call_unref(call);
     rpc_server_call_over(server);
+}
+
+void rpc_call_cut_stalled(struct rpc_call *call, double now, double limit_ms)
+{
+    bool cut = false;
+
+    pthread_mutex_lock(&call->lock);
+    if (call->call && call->sending && !call->cut) {
+        double bytes = call->in_flight ? (double)call->in_flight->bytes : 0;
+        cut = now - call->sending_since_ms > limit_ms + bytes / RPC_SEND_BYTES_PER_MS;
+    }
+    if (cut) {
+        call->cut = true;
+        grpc_call_cancel_with_status(call->call, GRPC_STATUS_RESOURCE_EXHAUSTED,
+                                     "the client read nothing for too long", NULL);
+    }
+    pthread_mutex_unlock(&call->lock);
+    if (cut) {
+        log_warn("rpc: call cut, its client reads nothing peer=%s", rpc_call_peer(call));
+    }
 }
 
 static void put_status(struct rpc_call *call, grpc_op *op)
@@ -217,6 +239,7 @@ static void pump(struct rpc_call *call)
         put_status(call, &ops[n++]);
     }
     call->sending = true;
+    call->sending_since_ms = clock_ms();
     grpc_call_error error = rpc_start_batch(call->call, ops, n, &call->send_tag);
     assert(error == GRPC_CALL_OK);
 }

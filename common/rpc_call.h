@@ -15,6 +15,7 @@
 struct rpc_call {
     atomic_int refs;
     struct rpc_server *server;
+    struct rpc_call *previous, *next;  /* of the server's, guarded by its lock */
     size_t max_message;                /* of the client */
     const struct rpc_handler *handler; /* NULL: refused */
     _Atomic(void *) user;
@@ -30,6 +31,8 @@ struct rpc_call {
     struct rpc_outbox outbox;
     struct rpc_outgoing *in_flight;
     bool sending, receiving;
+    double sending_since_ms;
+    bool cut;              /* its client read nothing for too long */
     bool opened;           /* initial metadata is on its way */
     bool finish, finished; /* asked for; on its way */
     bool send_failed;
@@ -53,6 +56,12 @@ struct rpc_call *rpc_call_create_take(struct rpc_server *server, const struct rp
 bool rpc_call_read_certificate(struct rpc_call *call);
 /* Events may come from now on; `max_message`: bytes of a client's message. */
 void rpc_call_begin(struct rpc_call *call, size_t max_message);
+
+/* Cancels the call if what is being sent makes no way for limit_ms; any thread. */
+void rpc_call_cut_stalled(struct rpc_call *call, double now, double limit_ms);
+
+/* The server looks after the call no more; before the call's own reference is given back. */
+void rpc_server_forget(struct rpc_server *server, struct rpc_call *call);
 
 /* The last word of a call: nothing of it touches the server afterwards. */
 void rpc_server_call_over(struct rpc_server *server);

@@ -97,14 +97,14 @@ bool rpc_outbox_put(struct rpc_outbox *box, const uint8_t *data, size_t bytes)
     grpc_slice slice = grpc_slice_from_copied_buffer((const char *)data, bytes);
     message->buffer = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
-    message->bytes = bytes;
+    message->bytes = bytes + RPC_MESSAGE_COST;
     if (box->last) {
         box->last->next = message;
     } else {
         box->first = message;
     }
     box->last = message;
-    box->bytes += bytes;
+    box->bytes += message->bytes;
     return true;
 }
 

@@ -1,3 +1,4 @@
+#include "common/clock.h"
 #include "common/listen.h"
 #include "common/log.h"
 #include "common/rpc_call.h"
@@ -16,9 +17,10 @@
 enum {
     SERVER_KEEPALIVE_MS = 10000, /* a client that is silent for this and */
     SERVER_KEEPALIVE_TIMEOUT_MS = 20000,
-    SERVER_MIN_PING_MS = 500, /* more frequent pings of a client are tolerated, not counted */
+    SERVER_MIN_PING_MS = 500,    /* more frequent pings of a client are tolerated, not counted */
     SERVER_HANDSHAKE_MS = 10000, /* for TLS and the first frames of HTTP/2 */
     SERVER_MAX_THREADS = 64,
+    SERVER_LOOK_PARTS = 4, /* calls are looked after so often within the time that they have */
 };
 
 struct rpc_lane;
@@ -38,6 +40,11 @@ struct rpc_server {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int n_calls; /* accepted and not over */
+    struct rpc_call *calls;
+    bool ending; /* no more looking after stalled calls */
+    pthread_t watcher;
+    bool watcher_runs;
+    double send_timeout_ms;
     bool is_shut;
     struct rpc_tag shut_tag;
 };
@@ -51,6 +58,20 @@ struct rpc_lane {
     grpc_call_details details;
     grpc_metadata_array metadata;
 };
+
+static struct timespec after_ms(int ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    return until;
+}
 
 /* ---- accepting ---- */
 
@@ -99,6 +120,52 @@ static status admit(struct rpc_server *server, struct rpc_call *call,
     return server->authorize(call, handler ? handler->access : RPC_ACCESS_CALLER, server->context);
 }
 
+static void look_after(struct rpc_server *server, struct rpc_call *call)
+{
+    pthread_mutex_lock(&server->lock);
+    call->next = server->calls;
+    if (call->next) {
+        call->next->previous = call;
+    }
+    server->calls = call;
+    pthread_mutex_unlock(&server->lock);
+}
+
+void rpc_server_forget(struct rpc_server *server, struct rpc_call *call)
+{
+    pthread_mutex_lock(&server->lock);
+    if (call->previous) {
+        call->previous->next = call->next;
+    } else {
+        server->calls = call->next;
+    }
+    if (call->next) {
+        call->next->previous = call->previous;
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* A client that reads nothing would keep its call, and what waits for it, for ever: its
+ * connection answers pings. */
+static void *watch_senders(void *context)
+{
+    struct rpc_server *server = context;
+
+    pthread_mutex_lock(&server->lock);
+    while (!server->ending) {
+        struct timespec until = after_ms((int)server->send_timeout_ms / SERVER_LOOK_PARTS + 1);
+        while (!server->ending &&
+               pthread_cond_timedwait(&server->changed, &server->lock, &until) != ETIMEDOUT) {
+        }
+        double now = clock_ms();
+        for (struct rpc_call *call = server->calls; call; call = call->next) {
+            rpc_call_cut_stalled(call, now, server->send_timeout_ms);
+        }
+    }
+    pthread_mutex_unlock(&server->lock);
+    return NULL;
+}
+
 static void begin_call(struct rpc_lane *lane)
 {
     struct rpc_server *server = lane->server;
@@ -114,6 +181,7 @@ static void begin_call(struct rpc_lane *lane)
         return;
     }
     rpc_call_ref(call); /* it may be over before its refusal is written */
+    look_after(server, call);
     status st = admit(server, call, handler, room);
     if (st) {
         call->handler = NULL; /* which never hears of it */
@@ -277,6 +345,8 @@ status rpc_server_start(struct rpc_server **out, const struct rpc_server_config 
     server->asks_certificates = config->tls.cert && config->tls.ca;
     server->authorize = config->authorize;
     server->context = config->context;
+    server->send_timeout_ms =
+        config->send_timeout_ms ? config->send_timeout_ms : RPC_SEND_TIMEOUT_MS;
     server->shut_tag = (struct rpc_tag){.done = on_shut, .owner = server};
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
@@ -287,6 +357,11 @@ status rpc_server_start(struct rpc_server **out, const struct rpc_server_config 
     }
     if (!st) {
         st = listen_and_start(server, config->listen);
+    }
+    if (!st) {
+        server->watcher_runs = pthread_create(&server->watcher, NULL, watch_senders, server) == 0;
+        st = server->watcher_runs ? STATUS_OK
+                                  : status_fail(STATUS_EXHAUSTED, "no thread for a server");
     }
     if (st) {
         rpc_server_stop(server, 0);
@@ -304,15 +379,8 @@ int rpc_server_port(const struct rpc_server *server)
 /* Waits until every call is over, or the time is up (grace_ms < 0: never). */
 static void await_calls(struct rpc_server *server, int grace_ms)
 {
-    struct timespec until;
+    struct timespec until = after_ms(grace_ms);
 
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += grace_ms / 1000;
-    until.tv_nsec += (long)(grace_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&server->lock);
     while (server->n_calls || !server->is_shut) {
         if (grace_ms < 0) {
@@ -336,6 +404,13 @@ void rpc_server_stop(struct rpc_server *server, int grace_ms)
         await_calls(server, grace_ms > 0 ? grace_ms : 0);
         grpc_server_cancel_all_calls(server->grpc);
         await_calls(server, -1);
+    }
+    if (server->watcher_runs) {
+        pthread_mutex_lock(&server->lock);
+        server->ending = true;
+        pthread_cond_broadcast(&server->changed);
+        pthread_mutex_unlock(&server->lock);
+        pthread_join(server->watcher, NULL);
     }
     for (int i = 0; i < server->n_lanes; i++) {
         rpc_loop_stop(&server->lanes[i].loop);

@@ -26,8 +26,8 @@ static const double local_kv_share = 0.4;
 static const char epilog[] =
     "Exit status: 0 after a stop by SIGTERM or SIGINT, 1 on an error, 2 on wrong usage.\n"
     "Limits: a request has at most 32M bytes, a reply 256M (a trace counts); text or ids wait\n"
-    "to be read in at most 1024 calls and 256M bytes; a client that leaves 320M bytes unread is\n"
-    "cut off; 16384 calls at a time, 1024 of one connection.";
+    "to be read in at most 1024 calls and 256M bytes; a client that leaves 2M bytes of tokens or\n"
+    "320M bytes of traces unread is cut off; 16384 calls at a time, 1024 of one connection.";
 
 static int fill_table(struct option *table, struct config *out, struct raw *raw)
 {
@@ -75,6 +75,8 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
          CONFIG_MAX_DRAIN_MS},
         {"drain-timeout-ms", OPTION_INT, &out->drain_timeout_ms, "N",
          "then: for running requests to end; 0: they fail at once", 0, CONFIG_MAX_DRAIN_MS},
+        {"send-timeout-ms", OPTION_INT, &out->send_timeout_ms, "N",
+         "a call whose client reads nothing for so long is cancelled", 100, CONFIG_MAX_DRAIN_MS},
         {"http", OPTION_STRING, &out->http, "HOST:PORT",
          "serve metrics and health over HTTP; port 0: any; default: not", 0, 0},
         {"health-listen", OPTION_STRING, &out->health_listen, "HOST:PORT",
@@ -241,6 +243,7 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
                            .http = "",
                            .health_listen = "",
                            .drain_window_ms = 1000,
+                           .send_timeout_ms = RPC_SEND_TIMEOUT_MS,
                            .drain_timeout_ms = 25000,
                            .reflection = true};
     struct options options = {

@@ -42,6 +42,7 @@ struct config {
     uint32_t queue_requests;
     uint64_t queue_tokens;
     double itl_target_ms;
+    int64_t send_timeout_ms;
     int64_t drain_window_ms;
     int64_t drain_timeout_ms;
     int heartbeat_timeout_ms;

@@ -13,18 +13,21 @@ static void take_own_failure(struct exchange *exchange, status st)
     }
 }
 
-static void send_or_fail(struct exchange *exchange, status st, struct frontend_packed *packed)
+/* Nothing is added behind `most` bytes that the client has left unread. */
+static void send_or_fail(struct exchange *exchange, status st, struct frontend_packed *packed,
+                         size_t most)
 {
     if (st) {
         take_own_failure(exchange, st);
         return;
     }
-    exchange_send_take(exchange, packed); /* false: on_done cancels the request */
-    size_t unsent = rpc_call_unsent_bytes(exchange->call);
-    if (unsent > FRONTEND_MAX_UNSENT + FRONTEND_MAX_REPLY) {
-        take_own_failure(exchange,
-                         status_fail(STATUS_EXHAUSTED, "the client left %zu bytes unread", unsent));
+    if (rpc_call_unsent_bytes(exchange->call) > most) {
+        free(packed->data);
+        take_own_failure(exchange, status_fail(STATUS_EXHAUSTED,
+                                               "the client left more than %zu bytes unread", most));
+        return;
     }
+    exchange_send_take(exchange, packed); /* false: on_done cancels the request */
 }
 
 /* ---- the core's callbacks, on its thread ---- */
@@ -38,7 +41,8 @@ static void on_progress(struct request *request, const struct request_progress *
     if (rpc_call_unsent_bytes(exchange->call)) {
         return; /* the client is behind: older news would only pile up */
     }
-    send_or_fail(exchange, frontend_reply_progress(&packed, progress), &packed);
+    send_or_fail(exchange, frontend_reply_progress(&packed, progress), &packed,
+                 FRONTEND_MAX_BEHIND);
 }
 
 /* The text that id `id` makes whole and that no stop string can still claim. */
@@ -74,7 +78,7 @@ static bool on_token(struct request *request, uint32_t index, const struct resul
     if (!st) {
         st = frontend_reply_token(&packed, index, token, text, bytes);
     }
-    send_or_fail(exchange, st, &packed);
+    send_or_fail(exchange, st, &packed, FRONTEND_MAX_BEHIND);
     return sample->text.found >= 0;
 }
 
@@ -98,7 +102,7 @@ static status flush_text(struct exchange *exchange, uint32_t index)
         }
         if (!st && bytes[i]) {
             st = frontend_reply_token(&packed, index, NULL, parts[i], bytes[i]);
-            send_or_fail(exchange, st, &packed);
+            send_or_fail(exchange, st, &packed, FRONTEND_MAX_BEHIND);
         }
     }
     return st;
@@ -123,7 +127,7 @@ static void on_done(struct request *request, const struct request_done *done)
     if (!st) {
         st = frontend_reply_done(&packed, &final, stop);
     }
-    send_or_fail(exchange, st, &packed);
+    send_or_fail(exchange, st, &packed, FRONTEND_MAX_UNSENT);
     account_sample(&exchange->account, request, &final);
 }
 

@@ -184,6 +184,7 @@ static status start_server(struct coordinator *it)
         .handlers = it->handlers,
         .n_handlers = n,
         .completion_threads = COMPLETION_THREADS,
+        .send_timeout_ms = (int)it->config.send_timeout_ms,
         .max_message = FRONTEND_MAX_MESSAGE,
         .tls = it->config.tls,
         .authorize = callers_authorize,
