@@ -1,31 +1,14 @@
 #include "tests/coordinator/helpers_simulation.h"
 
-#include "common/slices.h"
-#include "common/split.h"
 #include "coordinator/heap.h"
 #include "coordinator/list.h"
 #include "tests/check.h"
 #include "tests/coordinator/helpers_traffic.h"
+#include "tests/coordinator/helpers_workers.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { RANKS = 2, PAGE_ROWS = 32, VOCAB = 1024, EOS = 7 };
-
-const struct model_config simulation_model = {
-    .name = "simulated",
-    .layers = 4,
-    .hidden = 64,
-    .intermediate = 128,
-    .query_heads = 6,
-    .kv_heads = 3, /* 2 on rank 0, 1 on rank 1 */
-    .head_dim = 8,
-    .vocab = VOCAB,
-    .max_positions = 1 << 20,
-    .eos_ids = {EOS},
-    .n_eos_ids = 1,
-};
 
 enum request_state { QUEUED, RUNNING };
 
@@ -52,42 +35,6 @@ struct event {
     uint64_t epoch;
 };
 
-struct sim_slot {
-    bool used, decoding;
-    uint64_t handle;
-    uint32_t sample, produced, limit;
-    uint32_t first_row, n_prompt;
-    uint32_t n_samples;    /* of its request */
-    uint32_t pages[RANKS]; /* in use at most */
-    uint32_t rest[RANKS];  /* likewise, once the choice is made */
-    uint32_t own[RANKS];   /* of either, what no other sample holds */
-    struct slices walk;
-    struct method_params params;
-};
-
-/* A prompt ended: its slot needs so many pages from now on. */
-struct sim_choice {
-    uint32_t slot, rest[RANKS], shared[RANKS];
-};
-
-struct sim_step {
-    uint64_t number;
-    uint32_t n_tokens, room;
-    struct result_token *tokens; /* kept from step to step */
-    double ms, decode_ms;
-    struct sim_choice choices[PLAN_MAX_PROMPTS];
-    uint32_t n_choices;
-};
-
-struct sim_group {
-    bool alive;
-    uint64_t epoch, expected;
-    struct sim_slot *slots;
-    uint32_t used[RANKS];
-    struct sim_step steps[SCHEDULER_MAX_LOOK_AHEAD];
-    uint32_t n_steps;
-};
-
 struct simulation {
     struct simulation_config config;
     struct scheduler *scheduler;
@@ -102,20 +49,10 @@ struct simulation {
     double head_ms;
     uint32_t n_alive;
     double lost_ms; /* when a group was lost last */
-    uint32_t pages[RANKS];
+    struct sim_rules rules;
     double now;
     struct simulation_outcome outcome;
 };
-
-/* ---- chance ---- */
-
-/* What the simulated model says: a function of the request, the sample and the step. */
-static uint32_t token_of(uint64_t handle, uint32_t sample, uint32_t step)
-{
-    return (
-        uint32_t)(traffic_mix(handle * 1000003 + (uint64_t)sample * 101 + (uint64_t)step * 7919) %
-                  VOCAB);
-}
 
 static void remember(struct simulation *sim, uint64_t what, uint64_t handle, uint64_t value)
 {
@@ -217,7 +154,7 @@ static bool on_token(void *context, void *user, uint32_t sample, const struct re
 
     CHECK(r->state == RUNNING && sample < r->request.n_samples);
     CHECK(!r->done[sample] && !r->stopped[sample]);
-    CHECK(id == token_of(r->request.handle, sample, r->got[sample]));
+    CHECK(id == workers_token(r->request.handle, sample, r->got[sample]));
     r->got[sample]++;
     CHECK(r->got[sample] <= r->request.sampling.max_tokens);
     CHECK(stop ==
@@ -306,232 +243,11 @@ static void on_ended(void *context, void *user, const struct failure *failure)
 
 /* ---- simulated workers ---- */
 
-static uint32_t n_slots(const struct simulation *sim)
-{
-    return sim->config.max_sequences ? sim->config.max_sequences : PLAN_MAX_SLOTS;
-}
-
-/* Another sample of the slot's request is there, and holds the pages that they share. */
-static bool is_shared(const struct simulation *sim, const struct sim_group *group, uint32_t slot)
-{
-    const struct sim_slot *own = &group->slots[slot];
-
-    for (uint32_t i = 0; own->n_samples > 1 && i < n_slots(sim); i++) {
-        if (i != slot && group->slots[i].used && group->slots[i].handle == own->handle) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void fake_release(const struct simulation *sim, struct sim_group *group, uint32_t slot)
-{
-    const struct sim_slot *own = &group->slots[slot];
-    bool shared = is_shared(sim, group, slot);
-
-    CHECK(own->used);
-    for (int rank = 0; rank < RANKS; rank++) {
-        group->used[rank] -= shared ? own->own[rank] : own->pages[rank];
-    }
-    group->slots[slot] = (struct sim_slot){0};
-}
-
-/* The prompt's rows are in the memory, and no other prompt's. */
-static void check_rows(const struct simulation *sim, const struct sim_group *group,
-                       const struct plan_begin *begin)
-{
-    int prompts = 1;
-
-    CHECK(begin->first_row % PLAN_ROW_STEP == 0);
-    CHECK(begin->first_row + begin->n_prompt <= plan_prompt_rows(sim->config.kind.max_context));
-    for (uint32_t i = 0; i < n_slots(sim); i++) {
-        const struct sim_slot *other = &group->slots[i];
-        if (other->used && !other->decoding) {
-            prompts++;
-            CHECK(begin->first_row >= other->first_row + other->n_prompt ||
-                  other->first_row >= begin->first_row + begin->n_prompt);
-        }
-    }
-    CHECK(prompts <= PLAN_MAX_PROMPTS);
-}
-
-/* What a sequence may need on each rank, and what of it `full` other samples would not copy. */
-static void count_pages(const struct plan_begin *begin, uint64_t *pages, uint64_t *full)
-{
-    struct layer_load load = {
-        .n_prompt = (int)begin->n_prompt,
-        .rows = method_first_rows(&begin->params, (int)begin->n_prompt),
-        .appended = (int)begin->max_rows,
-        .page_rows = PAGE_ROWS,
-    };
-    struct head_range ranges[RANKS];
-
-    memset(pages, 0, RANKS * sizeof(*pages));
-    memset(full, 0, RANKS * sizeof(*full));
-    for (int rank = 0; rank < RANKS; rank++) {
-        struct split split;
-        CHECK_OK(split_for_rank(&split, &simulation_model, rank, RANKS));
-        ranges[rank] = (struct head_range){split.kv_first, split.kv_heads};
-    }
-    for (; load.layer < simulation_model.layers; load.layer++) {
-        method_add_pages(&begin->params, &simulation_model, &load, ranges, RANKS, pages);
-        struct layer_rows after = method_layer_rows(&begin->params, &simulation_model,
-                                                    load.n_prompt, load.layer, load.rows);
-        for (int rank = 0; rank < RANKS; rank++) {
-            full[rank] += (uint64_t)(after.kept / PAGE_ROWS * ranges[rank].n);
-        }
-        load.rows = after.propagated;
-    }
-    for (int rank = 0; rank < RANKS; rank++) {
-        uint64_t tables = (uint64_t)(simulation_model.layers * ranges[rank].n);
-        uint64_t own = tables * ((begin->max_rows + 2 * PAGE_ROWS - 2) / PAGE_ROWS);
-        if (method_evicts(&begin->params)) {
-            full[rank] = 0;
-        } else if (begin->max_rows == 0) {
-            full[rank] = pages[rank];
-        } else if (method_heads_differ(&begin->params)) {
-            full[rank] = pages[rank] > own ? pages[rank] - own : 0;
-        }
-    }
-}
-
-static void fake_begin(struct simulation *sim, struct sim_group *group,
-                       const struct plan_begin *begin)
-{
-    struct sim_slot *slot = &group->slots[begin->slot];
-    uint32_t use = 50 + (uint32_t)(traffic_mix(begin->sampling.seed) % 50);
-    bool bound = begin->params.method == METHOD_ADAKV || begin->params.method == METHOD_FASTGEN;
-    uint64_t pages[RANKS];
-    uint64_t full[RANKS];
-
-    CHECK(!slot->used);
-    check_rows(sim, group, begin);
-    *slot = (struct sim_slot){.used = true, .sample = begin->sampling.sample};
-    slot->first_row = begin->first_row;
-    slot->n_prompt = begin->n_prompt;
-    slot->handle = begin->sampling.seed;
-    slot->limit = begin->max_rows + 1;
-    slot->params = begin->params;
-    slices_begin(&slot->walk, &slot->params, &simulation_model, (int)begin->n_prompt);
-    slot->n_samples = sim->requests[slot->handle - 1]->request.n_samples;
-    count_pages(begin, pages, full);
-    for (int rank = 0; rank < RANKS; rank++) {
-        slot->pages[rank] = (uint32_t)pages[rank];
-        slot->rest[rank] = bound ? slot->pages[rank] * use / 100 : slot->pages[rank];
-        slot->own[rank] = slot->pages[rank] - (slot->n_samples > 1 ? (uint32_t)full[rank] : 0);
-        group->used[rank] += slot->pages[rank];
-        CHECK(group->used[rank] <= sim->pages[rank]);
-    }
-}
-
-static void fake_token(struct sim_group *group, struct sim_step *step, uint32_t index)
-{
-    struct sim_slot *slot = &group->slots[index];
-
-    CHECK(slot->used && slot->produced < slot->limit);
-    if (step->n_tokens == step->room) {
-        step->room = step->room ? 2 * step->room : 16;
-        step->tokens = realloc(step->tokens, step->room * sizeof(*step->tokens));
-        CHECK(step->tokens);
-    }
-    step->tokens[step->n_tokens++] = (struct result_token){
-        .slot = index, .id = token_of(slot->handle, slot->sample, slot->produced)};
-    slot->produced++;
-}
-
-/* The prompt is read: what its choice left over is free. */
-static void fake_choice(struct sim_group *group, struct sim_step *step, uint32_t index)
-{
-    struct sim_slot *slot = &group->slots[index];
-    struct sim_choice *choice = &step->choices[step->n_choices++];
-
-    slot->decoding = true;
-    choice->slot = index;
-    for (int rank = 0; rank < RANKS; rank++) {
-        group->used[rank] -= slot->pages[rank] - slot->rest[rank];
-        slot->pages[rank] = choice->rest[rank] = slot->rest[rank];
-        slot->own[rank] = slot->own[rank] < slot->rest[rank] ? slot->own[rank] : slot->rest[rank];
-        choice->shared[rank] = slot->rest[rank] - slot->own[rank];
-    }
-    fake_token(group, step, index);
-}
-
-static void fake_fork(const struct simulation *sim, struct sim_group *group, struct sim_step *step,
-                      const struct plan_begin *begin)
-{
-    const struct sim_slot *source = &group->slots[begin->source];
-    struct sim_slot *slot = &group->slots[begin->slot];
-
-    CHECK(!slot->used && source->used && source->decoding && source->sample == 0);
-    CHECK(begin->sampling.sample > 0 && begin->sampling.sample < source->n_samples);
-    *slot = *source;
-    slot->sample = begin->sampling.sample;
-    slot->produced = 0;
-    for (int rank = 0; rank < RANKS; rank++) {
-        group->used[rank] += slot->own[rank];
-        CHECK(group->used[rank] <= sim->pages[rank]);
-    }
-    fake_token(group, step, begin->slot);
-}
-
-static void fake_advance(const struct simulation *sim, struct sim_group *group,
-                         struct sim_step *step, const struct plan_advance *advance)
-{
-    struct sim_slot *slot = &group->slots[advance->slot];
-    struct slice slice;
-
-    CHECK(slot->used && !slot->decoding && advance->slices > 0);
-    slot->walk.params = &slot->params;
-    for (uint32_t i = 0; i < advance->slices; i++) {
-        CHECK(slices_next(&slot->walk, &slice));
-        step->ms += slice_work(&simulation_model, &slice) / sim->config.work_per_ms;
-    }
-    if (slot->walk.next.end == 0) {
-        fake_choice(group, step, advance->slot);
-    }
-}
-
-static void fake_prompts(struct simulation *sim, struct sim_group *group, struct sim_step *step,
-                         const struct plan *plan)
-{
-    for (uint32_t i = 0; i < plan->n_begin; i++) {
-        if (!plan->begin[i].forks) {
-            fake_begin(sim, group, &plan->begin[i]);
-        }
-    }
-    for (uint32_t i = 0; i < plan->n_advance; i++) {
-        fake_advance(sim, group, step, &plan->advance[i]);
-    }
-    for (uint32_t i = 0; i < plan->n_begin; i++) {
-        if (plan->begin[i].forks) {
-            fake_fork(sim, group, step, &plan->begin[i]);
-        }
-    }
-}
-
 static void execute(struct simulation *sim, uint32_t index, const struct plan *plan)
 {
     struct sim_group *group = &sim->groups[index];
-    struct sim_step *step = &group->steps[group->n_steps++];
+    const struct sim_step *step = workers_execute(&sim->rules, group, plan);
 
-    CHECK(group->alive && plan->epoch == group->epoch && plan->number == group->expected);
-    CHECK(group->n_steps <= (sim->config.look_ahead ? sim->config.look_ahead : 2));
-    CHECK(plan->n_begin <= PLAN_MAX_PROMPTS * TRAFFIC_MAX_SAMPLES);
-    CHECK(plan->n_advance <= PLAN_MAX_PROMPTS);
-    CHECK(plan->n_release + plan->n_begin + plan->n_advance + plan->n_decode > 0);
-    group->expected++;
-    *step = (struct sim_step){
-        .number = plan->number, .ms = 0.2, .tokens = step->tokens, .room = step->room};
-    for (uint32_t i = 0; i < plan->n_release; i++) {
-        fake_release(sim, group, plan->release[i]);
-    }
-    fake_prompts(sim, group, step, plan);
-    for (uint32_t i = 0; i < plan->n_decode; i++) {
-        CHECK(group->slots[plan->decode[i]].decoding);
-        fake_token(group, step, plan->decode[i]);
-    }
-    step->decode_ms = plan->n_decode ? 1 + 0.05 * plan->n_decode : 0;
-    step->ms += step->decode_ms;
     sim->outcome.plans++;
     remember(sim, 5, index, plan->number * 1000 + plan->n_decode);
     if (group->n_steps == 1) {
@@ -552,16 +268,17 @@ static void send_plans(struct simulation *sim)
 static void revive(struct simulation *sim, uint32_t index)
 {
     struct sim_group *group = &sim->groups[index];
-    uint32_t n = sim->config.max_sequences ? sim->config.max_sequences : PLAN_MAX_SLOTS;
-    struct group_capacity capacity = {
-        .epoch = ++group->epoch, .page_rows = PAGE_ROWS, .pages = sim->pages, .page_bytes = 1024};
+    struct group_capacity capacity = {.epoch = ++group->epoch,
+                                      .page_rows = PAGE_ROWS,
+                                      .pages = sim->rules.pages,
+                                      .page_bytes = 1024};
 
     group->alive = true;
     sim->n_alive++;
     group->expected = 1;
     group->n_steps = 0;
     memset(group->used, 0, sizeof(group->used));
-    memset(group->slots, 0, n * sizeof(struct sim_slot));
+    memset(group->slots, 0, sim->rules.slots * sizeof(struct sim_slot));
     CHECK_OK(scheduler_group_ready(sim->scheduler, index, &capacity, sim->now));
     if (sim->config.deaths_per_s > 0) {
         schedule(sim, traffic_wait_ms(&sim->traffic, sim->config.deaths_per_s / 1000), DIE, index,
@@ -584,7 +301,7 @@ static void die(struct simulation *sim, uint32_t index)
 static void step_done(struct simulation *sim, uint32_t index)
 {
     struct sim_group *group = &sim->groups[index];
-    struct sim_step step = group->steps[0];
+    const struct sim_step step = workers_answer(group);
     struct step_result result = {
         .epoch = group->epoch,
         .number = step.number,
@@ -595,9 +312,6 @@ static void step_done(struct simulation *sim, uint32_t index)
         .decode_ms = step.decode_ms,
     };
 
-    group->n_steps--;
-    memmove(&group->steps[0], &group->steps[1], group->n_steps * sizeof(struct sim_step));
-    group->steps[group->n_steps] = step; /* its memory is used again */
     for (uint32_t i = 0; i < step.n_choices * RANKS; i++) {
         const struct sim_choice *choice = &step.choices[i / RANKS];
         int rank = (int)(i % RANKS);
@@ -622,6 +336,7 @@ static void arrive(struct simulation *sim, uint32_t index)
     traffic_make_request(&sim->traffic, &config->kind, &simulation_model, sim->now, &r->request);
     r->request.handle = r->request.sampling.seed = index + 1;
     r->request.prompt = r->prompt;
+    sim->rules.n_samples[index] = (uint8_t)r->request.n_samples;
     sim->requests[index] = r;
     start_waiting(sim, r);
     if (scheduler_submit(sim->scheduler, &r->request, r, sim->now, &retry)) {
@@ -691,12 +406,18 @@ static void sim_open(struct simulation *sim, const struct simulation_config *con
 
     *sim = (struct simulation){.config = *config, .traffic.random = config->seed, .now = 1};
     sim->config.kind.max_context = context;
-    sim->config.work_per_ms = config->work_per_ms > 0 ? config->work_per_ms : 1e7;
-    sim->pages[0] = config->pages;
-    sim->pages[1] = config->pages / 2 + 1; /* it has half the KV heads */
+    sim->rules = (struct sim_rules){
+        .slots = n,
+        .look_ahead = config->look_ahead ? config->look_ahead : 2,
+        .n_samples = calloc(config->requests, 1),
+        .max_context = context,
+        .work_per_ms = config->work_per_ms > 0 ? config->work_per_ms : 1e7,
+    };
+    sim->rules.pages[0] = config->pages;
+    sim->rules.pages[1] = config->pages / 2 + 1; /* it has half the KV heads */
     sim->requests = calloc(config->requests, sizeof(struct sim_request *));
     sim->groups = calloc(config->groups, sizeof(struct sim_group));
-    CHECK(sim->requests && sim->groups);
+    CHECK(sim->requests && sim->groups && sim->rules.n_samples);
     for (uint32_t i = 0; i < config->groups; i++) {
         sim->groups[i].slots = calloc(n, sizeof(struct sim_slot));
         CHECK(sim->groups[i].slots);
@@ -722,6 +443,7 @@ static void sim_close(struct simulation *sim)
         }
     }
     free(sim->groups);
+    free(sim->rules.n_samples);
     free(sim->requests);
 }
 
@@ -732,7 +454,7 @@ static void check_all_is_free(struct simulation *sim)
     CHECK(counts.queued == 0 && counts.running == 0 && counts.queued_tokens == 0);
     for (uint32_t i = 0; i < sim->config.groups; i++) {
         for (int rank = 0; sim->groups[i].alive && rank < RANKS; rank++) {
-            CHECK(scheduler_pages_free(sim->scheduler, i, rank) == sim->pages[rank]);
+            CHECK(scheduler_pages_free(sim->scheduler, i, rank) == sim->rules.pages[rank]);
         }
     }
 }
