@@ -31,11 +31,11 @@ static void on_progress(void *context, void *user, const struct request_progress
 static bool on_token(void *context, void *user, uint32_t sample, const struct result_token *token,
                      bool stop)
 {
+    (void)context;
     (void)user;
     (void)sample;
     (void)token;
     (void)stop;
-    (*(uint64_t *)context)++;
     return false;
 }
 
@@ -79,7 +79,7 @@ static void answer(struct scheduler *scheduler, const struct plan *plan, struct 
     }
 }
 
-static struct scheduler *open_with(struct request *requests, uint32_t n, uint64_t *tokens)
+static struct scheduler *open_with(struct request *requests, uint32_t n)
 {
     const struct scheduler_config config = {
         .model = &simulation_model,
@@ -88,7 +88,7 @@ static struct scheduler *open_with(struct request *requests, uint32_t n, uint64_
         .max_context = 1 << 17,
         .queue_requests = n,
         .look_ahead = 1,
-        .sink = {on_progress, on_token, on_done, on_ended, on_ended, tokens},
+        .sink = {on_progress, on_token, on_done, on_ended, on_ended, NULL},
     };
     static uint32_t prompt[N_PROMPT];
     uint32_t pages = UINT32_MAX;
@@ -120,9 +120,8 @@ static void time_plans(uint32_t n)
 {
     struct request *requests = calloc(n, sizeof(*requests));
     struct slices walks[PLAN_MAX_SLOTS];
-    uint64_t tokens = 0;
     double plans_us = 0, packing_us = 0, results_us = 0;
-    struct scheduler *scheduler = open_with(requests, n, &tokens);
+    struct scheduler *scheduler = open_with(requests, n);
     struct plan plan;
     uint32_t group;
     uint8_t *data;
