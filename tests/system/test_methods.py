@@ -1,7 +1,10 @@
 """Every method that the server lists: alone, in company, and what its usage says."""
+import json
+
+import grpc
 import pytest
 
-from service import api, sampling
+from service import MODELS, Service, api, sampling
 
 TOKENS = 12
 
@@ -76,3 +79,33 @@ def test_progress_counts_both_passes_of_gemfilter(needle, long_prompt):
     assert answer.usage.prompt_tokens == 30000
     assert answer.usage.propagated_tokens == 200
     assert answer.usage.kv_tokens_kept == 200
+
+
+def test_a_profile_of_the_server_is_its_table_sent_along(needle, needle_cases, tmp_path):
+    """One line of JSON, a list of scores for each "layer-head", as published; their means count."""
+    model = needle.model()
+    heads = [(layer, head) for layer in range(model.layers) for head in range(model.query_heads)]
+    table = {f"{layer}-{head}": [layer + 0.5, head + 0.5] for layer, head in heads}
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "mine.json").write_text(json.dumps(table))
+    (tmp_path / "outside.json").write_text(json.dumps(table))
+
+    def ask(service, **headkv):
+        compression = api.Compression(method=api.METHOD_HEADKV, capacity=24,
+                                      headkv=api.HeadKV(**headkv))
+        return service.generate(text=needle_cases[512][0]["prompt"], compression=compression,
+                                trace=api.Trace(selected_tokens=True),
+                                sampling=sampling(max_tokens=4))
+
+    inline = ask(needle, head_scores=[(layer + head + 1) / 2 for layer, head in heads])
+    with Service(MODELS / "needle-tiny", dtype="float32",
+                 options=["--enable-trace", "--head-profiles", folder]) as service:
+        named = ask(service, profile="mine")
+        for name in ("outside", "../outside", str(tmp_path / "outside"), "mine.json"):
+            with pytest.raises(grpc.RpcError) as error:
+                ask(service, profile=name)
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, name
+    assert named.ids == inline.ids and named.trace == inline.trace
+    lengths = {len(head.kept) for layer in named.trace.layers for head in layer.heads}
+    assert len(lengths) > 3
