@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 
 from make_model import write_model  # noqa: E402
 from memory import MIB, WARM_TOKENS, WIDE, Sampler, growth, memory, reset_peak  # noqa: E402
-from quality import compression, markdown  # noqa: E402
+from quality import compression, markdown, stream  # noqa: E402
 from service import MODELS, Service, api, full, sampling  # noqa: E402
 
 WINDOW_METHODS = "FASTKV", "SNAPKV", "ADAKV", "HEADKV", "PYRAMIDKV"
@@ -39,23 +39,6 @@ def parameters(method):
     if method == "HEADKV":
         return compression(method, head_scores=[1.0] * (WIDE.layers * WIDE.query_heads))
     return compression(method)
-
-
-def cpu_seconds(pid):
-    """Of all threads: the first number of schedstat is nanoseconds."""
-    return sum(int(path.read_text().split()[0])
-               for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
-
-
-def stream(service, request, pid, timeout):
-    """(Done, the worker's CPU seconds up to the first token, and up to the end)."""
-    begin, first, done = cpu_seconds(pid), None, None
-    for reply in service.inference.Generate(request, timeout=timeout):
-        if reply.WhichOneof("event") == "tokens" and first is None:
-            first = cpu_seconds(pid) - begin
-        if reply.WhichOneof("event") == "done":
-            done = reply.done
-    return done, first, cpu_seconds(pid) - begin
 
 
 def measure(folder, method, ids, options):
