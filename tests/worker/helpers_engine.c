@@ -1,5 +1,7 @@
 #include "tests/worker/helpers_engine.h"
 
+#include "tests/worker/helpers_group.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,8 +15,13 @@ status bench_open(struct bench *out, struct comm *comm, const struct bench_confi
     };
     status st;
 
-    *out = (struct bench){0};
-    st = device_open(&out->dev, "cpu", &device);
+    *out = (struct bench){.borrowed = group_devices != NULL};
+    if (out->borrowed) {
+        out->dev = group_devices[comm_rank(comm)];
+        st = STATUS_OK;
+    } else {
+        st = device_open(&out->dev, "cpu", &device);
+    }
     if (!st) {
         st = model_open(&out->model, out->dev, config->model, comm_rank(comm), comm_size(comm));
     }
@@ -28,7 +35,9 @@ void bench_close(struct bench *bench)
 {
     engine_close(bench->engine);
     model_close(bench->model);
-    device_close(bench->dev);
+    if (!bench->borrowed) {
+        device_close(bench->dev);
+    }
 }
 
 void outcome_free(struct outcome *outcome)

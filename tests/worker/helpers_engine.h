@@ -18,6 +18,7 @@ struct bench_config {
 /* Device, model and engine of one rank. */
 struct bench {
     struct device *dev;
+    bool borrowed; /* of group_devices */
     struct model *model;
     struct engine *engine;
     uint64_t number; /* of the next plan */

@@ -2,6 +2,7 @@
 #include "tests/check.h"
 #include "tests/worker/helpers_engine.h"
 #include "tests/worker/helpers_golden.h"
+#include "tests/worker/helpers_gpus.h"
 #include "tests/worker/helpers_group.h"
 
 #include <math.h>
@@ -198,13 +199,26 @@ static void check_usage(const struct golden *golden, const struct golden_run *ru
     CHECK(rows == expected && heads == n_heads && bytes * rows_full == full * rows);
 }
 
+/* Of a group with GPUs each rank has one. */
+static bool fits(int ranks)
+{
+    return gpus_count() == 0 || ranks <= gpus_count();
+}
+
+static void run_group(int ranks, struct golden_run *run)
+{
+    gpus_open(ranks, run->dtype);
+    group_run(ranks, run_rank, run);
+    gpus_close();
+}
+
 static void run_float32(const struct golden *golden, int ranks, int n_tokens)
 {
     struct golden_run run = {.golden = golden, .dtype = DTYPE_F32, .n_tokens = n_tokens};
     int n_known = n_tokens < golden->n_generated ? n_tokens : golden->n_generated;
 
     print_message("  %s tp %d\n", golden->name, ranks);
-    group_run(ranks, run_rank, &run);
+    run_group(ranks, &run);
     check_heads(golden, &run, ranks);
     check_evicted(golden, &run, ranks);
     check_propagated(golden, &run);
@@ -238,16 +252,19 @@ static void at_tp_1(const struct golden *golden)
 
 static void at_tp_2(const struct golden *golden)
 {
-    run_float32(golden, 2, GROUP_TOKENS);
+    if (fits(2)) {
+        run_float32(golden, 2, GROUP_TOKENS);
+    }
 }
 
 /* Degrees that divide the heads, that do not, and that split query groups. */
 static void in_groups(const struct golden *golden)
 {
-    static const int degrees[] = {3, 4, 7};
+    static const int on_cpu[] = {3, 4, 7}, on_gpus[] = {2, 4, 8};
+    const int *degrees = gpus_count() ? on_gpus : on_cpu;
 
-    for (size_t i = 0; is_supported(golden) && i < sizeof(degrees) / sizeof(degrees[0]); i++) {
-        if (degrees[i] <= golden->config.query_heads) {
+    for (size_t i = 0; is_supported(golden) && i < 3; i++) {
+        if (degrees[i] <= golden->config.query_heads && fits(degrees[i])) {
             run_float32(golden, degrees[i], GROUP_TOKENS);
         }
     }
@@ -265,7 +282,7 @@ static void in_bf16(const struct golden *golden)
     double square = 0;
     double off = 0;
 
-    group_run(1, run_rank, &run);
+    run_group(1, &run);
     for (int i = 0; i < golden->vocab; i++) {
         double difference = (double)run.outcomes[0].logits[i] - (double)golden->logits[i];
         square += (double)golden->logits[i] * (double)golden->logits[i];
