@@ -77,6 +77,8 @@ def learn(service, cases):
     service.long = service.tokenize(cases[8192][0]["prompt"])
     service.short = service.tokenize(cases[1024][0]["prompt"])
     service.solo = short_answer(service)
+    service.long_solo = service.generate(**prompt(ids=service.long),
+                                         sampling=sampling(max_tokens=8), compression=full()).ids
     return service
 
 

@@ -135,7 +135,7 @@ def test_a_worker_that_is_cut_off(cluster, net, phase):
             assert f"process {cluster.ranks[1].pid}) sent nothing for" in reason
         net.heal(1)
         if phase == "prefill":
-            assert len(call.completes()) == 8
+            assert call.completes() == cluster.long_solo
         serves_right(cluster)
 
 
@@ -157,10 +157,11 @@ def test_ranks_that_reach_only_the_coordinator(cluster, net, phase):
             time.sleep(0.05)
         net.join_leaves()
         if phase == "prefill":
-            assert len(call.completes()) == 8
+            assert call.completes() == cluster.long_solo
         serves_right(cluster)
 
 
+@pytest.mark.skipif(not ALL, reason="like two workers that are cut off: tests/run.sh --all")
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_coordinator_that_is_cut_off(cluster, net, phase):
     """From all workers, for twice the heartbeat limit."""
@@ -175,5 +176,5 @@ def test_a_coordinator_that_is_cut_off(cluster, net, phase):
         for leaf in net.LEAVES:
             net.heal(leaf)
         if phase == "prefill":
-            assert len(call.completes()) == 8
+            assert call.completes() == cluster.long_solo
         serves_right(cluster)
