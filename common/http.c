@@ -158,9 +158,11 @@ status http_open(struct http **out, const char *listen_to, const struct http_rou
 {
     struct http *http = calloc(1, sizeof(*http));
     int fd = -1;
-    status st = http ? listen_socket(listen_to, &fd)
-                     : status_fail(STATUS_EXHAUSTED, "no memory for the HTTP server");
 
+    if (!http) {
+        return status_fail(STATUS_EXHAUSTED, "no memory for the HTTP server");
+    }
+    status st = listen_socket(listen_to, &fd);
     if (st) {
         free(http);
         return st;

@@ -31,8 +31,8 @@ struct http_route {
 
 struct http;
 
-/* `listen` is HOST:PORT, port 0 picks one; `routes` are borrowed until http_close(). */
-status http_open(struct http **out, const char *listen, const struct http_route *routes,
+/* `listen_to` is HOST:PORT, port 0 picks one; `routes` are borrowed until http_close(). */
+status http_open(struct http **out, const char *listen_to, const struct http_route *routes,
                  size_t n_routes);
 int http_port(const struct http *http);
 void http_close(struct http *http); /* NULL is fine */

@@ -3,7 +3,8 @@
 #include "common/children.h"
 #include "common/machine.h"
 
-#include <stdio.h>
+#include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_THREADS = 1024 };
@@ -15,24 +16,41 @@ static int default_threads(void)
     return n > MAX_THREADS ? MAX_THREADS : n;
 }
 
+/* A number of at most four digits at *at, which moves behind it; -1: there is none. */
+static int take_number(const char **at)
+{
+    size_t digits = strspn(*at, "0123456789");
+    const char *begin = *at;
+
+    if (digits == 0 || digits > 4) {
+        return -1;
+    }
+    *at += digits;
+    return (int)strtol(begin, NULL, 10);
+}
+
 /* "cpu", "cuda", "cuda:N" or "cuda:N-M". */
 static status parse_device(struct worker_config *out, const char *device)
 {
-    int first = 0;
-    int last = 0;
-    int n = 0;
+    const char *at = "";
+    int first = -1;
+    int last = -1;
 
     out->n_devices = 1;
     if (strcmp(device, "cpu") == 0 || strcmp(device, "cuda") == 0) {
         out->backend = device;
         return STATUS_OK;
     }
-    if (sscanf(device, "cuda:%4d%n", &first, &n) == 1 && !device[n]) {
+    if (strncmp(device, "cuda:", 5) == 0) {
+        at = device + 5;
+        first = take_number(&at);
         last = first;
-    } else if (sscanf(device, "cuda:%4d-%4d%n", &first, &last, &n) != 2 || device[n]) {
-        last = -1;
+        if (*at == '-') {
+            at++;
+            last = take_number(&at);
+        }
     }
-    if (first < 0 || last < first || last - first >= CHILDREN_MAX) {
+    if (first < 0 || *at || last < first || last - first >= CHILDREN_MAX) {
         return status_fail(STATUS_INVALID,
                            "--device %s: it must be cpu, cuda:N, or cuda:N-M with at most %d GPUs",
                            device, CHILDREN_MAX);
@@ -43,52 +61,56 @@ static status parse_device(struct worker_config *out, const char *device)
     return STATUS_OK;
 }
 
-static status check(struct worker_config *out, const char *device, const char *log_format,
-                    const char *log_level)
+/* Options in the form in which they arrive. */
+struct raw {
+    const char *device, *collectives, *log_format, *log_level, *config_file;
+    int64_t threads, rank;
+};
+
+enum { MAX_ROWS = 32 };
+
+static int add_rows(struct option *table, int n, const struct option *rows, size_t n_rows)
 {
-    if (!out->model) {
-        return status_fail(STATUS_INVALID, "--model DIR is needed");
-    }
-    out->log_json = strcmp(log_format, "json") == 0;
-    if (!out->log_json && strcmp(log_format, "text") != 0) {
-        return status_fail(STATUS_INVALID, "--log-format %s: it must be text or json", log_format);
-    }
-    out->log_debug = strcmp(log_level, "debug") == 0;
-    if (!out->log_debug && strcmp(log_level, "info") != 0) {
-        return status_fail(STATUS_INVALID, "--log-level %s: it must be info or debug", log_level);
-    }
-    return parse_device(out, device);
+    assert((size_t)n + n_rows <= MAX_ROWS);
+    memcpy(table + n, rows, n_rows * sizeof(*rows));
+    return n + (int)n_rows;
 }
 
-status worker_config_parse(struct worker_config *out, int argc, char **argv,
-                           enum options_outcome *outcome)
+static int own_rows(struct option *table, int n, struct worker_config *out, struct raw *raw)
 {
-    const char *device = "cpu";
-    const char *collectives = "auto";
-    const char *log_format = "text";
-    const char *log_level = "info";
-    const char *config_file = NULL;
-    int64_t threads = default_threads();
-    int64_t rank = -1;
-
-    *out = (struct worker_config){.coordinator = "127.0.0.1:8601",
-                                  .advertise = "127.0.0.1",
-                                  .cohort = "",
-                                  .http = "",
-                                  .health_listen = ""};
-    const struct option table[] = {
+    const struct option rows[] = {
         {"coordinator", OPTION_STRING, &out->coordinator, "HOST:PORT",
          "the coordinator's --worker-listen address", 0, 0},
         {"model", OPTION_STRING, &out->model, "DIR", "Hugging Face model directory", 0, 0},
-        {"device", OPTION_STRING, &device, "cpu|cuda:N|cuda:N-M",
+        {"device", OPTION_STRING, &raw->device, "cpu|cuda:N|cuda:N-M",
          "where to compute; a range: a process for each GPU", 0, 0},
-        {"threads", OPTION_INT, &threads, "N", "threads of the cpu device", 1, MAX_THREADS},
+        {"threads", OPTION_INT, &raw->threads, "N", "threads of the cpu device", 1, MAX_THREADS},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
          "KV cache pages; default: 40 % of the free memory", 0, 1e15},
         {"advertise", OPTION_STRING, &out->advertise, "HOST",
          "address at which the other ranks reach this one", 0, 0},
-        {"collectives", OPTION_STRING, &collectives, "auto|tcp",
+        {"collectives", OPTION_STRING, &raw->collectives, "auto|tcp",
          "auto: by NCCL between GPUs, through shared memory on one host", 0, 0},
+        {"rank", OPTION_INT, &raw->rank, "N", "ask for this rank; default: any", -1, 65535},
+        {"cohort", OPTION_STRING, &out->cohort, "NAME",
+         "be one group only with workers of this name (a rack, a switch)", 0, 0},
+        {"preload", OPTION_FLAG, &out->preload, NULL,
+         "read the weight files from front to back first, for disks behind a network", 0, 0},
+        {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
+         1e9},
+        {"log-format", OPTION_STRING, &raw->log_format, "text|json", "form of the log lines", 0, 0},
+        {"log-level", OPTION_STRING, &raw->log_level, "info|debug", "least level that is logged", 0,
+         0},
+        {"config", OPTION_STRING, &raw->config_file, "FILE", "read options from a file", 0, 0},
+    };
+
+    return add_rows(table, n, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+/* How it is connected: towards the coordinator, and what it serves. */
+static int connection_rows(struct option *table, int n, struct worker_config *out)
+{
+    const struct option rows[] = {
         {"cluster-secret-file", OPTION_STRING, &out->identity.secret_file, "FILE",
          "the secret that the coordinator asks for", 0, 0},
         {"tls-ca", OPTION_STRING, &out->identity.tls.ca, "FILE",
@@ -97,38 +119,68 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
         {"tls-cert", OPTION_STRING, &out->identity.tls.cert, "FILE",
          "this worker's certificate chain (PEM)", 0, 0},
         {"tls-key", OPTION_STRING, &out->identity.tls.key, "FILE", "its private key (PEM)", 0, 0},
-        {"rank", OPTION_INT, &rank, "N", "ask for this rank; default: any", -1, 65535},
-        {"cohort", OPTION_STRING, &out->cohort, "NAME",
-         "be one group only with workers of this name (a rack, a switch)", 0, 0},
-        {"preload", OPTION_FLAG, &out->preload, NULL,
-         "read the weight files from front to back first, for disks behind a network", 0, 0},
         {"http", OPTION_STRING, &out->http, "HOST:PORT",
          "serve metrics and health over HTTP; port 0: any; default: not", 0, 0},
         {"health-listen", OPTION_STRING, &out->health_listen, "HOST:PORT",
          "serve grpc.health.v1; port 0: any; default: not", 0, 0},
-        {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
-         1e9},
-        {"log-format", OPTION_STRING, &log_format, "text|json", "form of the log lines", 0, 0},
-        {"log-level", OPTION_STRING, &log_level, "info|debug", "least level that is logged", 0, 0},
-        {"config", OPTION_STRING, &config_file, "FILE", "read options from a file", 0, 0},
     };
+
+    return add_rows(table, n, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+static status check(struct worker_config *out, const struct raw *raw)
+{
+    if (!out->model) {
+        return status_fail(STATUS_INVALID, "--model DIR is needed");
+    }
+    out->tcp_only = strcmp(raw->collectives, "tcp") == 0;
+    if (!out->tcp_only && strcmp(raw->collectives, "auto") != 0) {
+        return status_fail(STATUS_INVALID, "--collectives %s: it must be auto or tcp",
+                           raw->collectives);
+    }
+    out->log_json = strcmp(raw->log_format, "json") == 0;
+    if (!out->log_json && strcmp(raw->log_format, "text") != 0) {
+        return status_fail(STATUS_INVALID, "--log-format %s: it must be text or json",
+                           raw->log_format);
+    }
+    out->log_debug = strcmp(raw->log_level, "debug") == 0;
+    if (!out->log_debug && strcmp(raw->log_level, "info") != 0) {
+        return status_fail(STATUS_INVALID, "--log-level %s: it must be info or debug",
+                           raw->log_level);
+    }
+    return parse_device(out, raw->device);
+}
+
+status worker_config_parse(struct worker_config *out, int argc, char **argv,
+                           enum options_outcome *outcome)
+{
+    struct raw raw = {.device = "cpu",
+                      .collectives = "auto",
+                      .log_format = "text",
+                      .log_level = "info",
+                      .threads = default_threads(),
+                      .rank = -1};
+    struct option table[MAX_ROWS];
+
+    *out = (struct worker_config){.coordinator = "127.0.0.1:8601",
+                                  .advertise = "127.0.0.1",
+                                  .cohort = "",
+                                  .http = "",
+                                  .health_listen = ""};
+    int n = own_rows(table, 0, out, &raw);
     struct options options = {
         .program = "winnow-worker",
         .synopsis = "one tensor-parallel rank: dials in to a coordinator and executes its plans",
         .epilog = "Exit status: 0 on SIGTERM, 1 on an error, 2 on wrong usage.",
         .table = table,
-        .n = sizeof(table) / sizeof(table[0]),
+        .n = connection_rows(table, n, out),
     };
 
     status st = options_parse(&options, argc, argv, outcome);
     if (st || *outcome != OPTIONS_RUN) {
         return st;
     }
-    out->threads = (int)threads;
-    out->fixed_rank = (int)rank;
-    out->tcp_only = strcmp(collectives, "tcp") == 0;
-    if (!out->tcp_only && strcmp(collectives, "auto") != 0) {
-        return status_fail(STATUS_INVALID, "--collectives %s: it must be auto or tcp", collectives);
-    }
-    return check(out, device, log_format, log_level);
+    out->threads = (int)raw.threads;
+    out->fixed_rank = (int)raw.rank;
+    return check(out, &raw);
 }
