@@ -107,7 +107,7 @@ def test_messages_of_random_bytes_are_refused_or_answered(victim):
         for i in range(400):
             call = client.channel.unary_stream(METHODS[i % len(METHODS)])
             with contextlib.suppress(grpc.RpcError):
-                list(call(noise.randbytes(noise.choice([1, 2, 3, 10, 100, 3000])), timeout=20))
+                list(call(noise.randbytes(noise.choice([1, 2, 3, 10, 100, 3000])), timeout=60))
     still_serves(victim)
 
 
@@ -248,10 +248,10 @@ def join(address, *messages):
 
     def keep_open():
         yield from messages
-        over.wait(30)
+        over.wait(60)
 
     with contextlib.closing(Client(address)) as client:
-        call = client.channel.stream_stream("/winnow.v1.Fleet/Join")(keep_open(), timeout=20)
+        call = client.channel.stream_stream("/winnow.v1.Fleet/Join")(keep_open(), timeout=60)
         with pytest.raises(grpc.RpcError) as error:
             list(call)
         over.set()

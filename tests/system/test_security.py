@@ -50,13 +50,13 @@ def refusal(call):
     return error.value.code(), error.value.details()
 
 
-def get_model(client, metadata=None, timeout=20):
+def get_model(client, metadata=None, timeout=60):
     return client.inference.GetModel(api.GetModelRequest(), metadata=metadata, timeout=timeout)
 
 
 def abort(client, request_id, metadata=None):
     return client.control.Abort(control.AbortRequest(request_id=request_id), metadata=metadata,
-                                timeout=20).found
+                                timeout=60).found
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def test_others_get_no_connection(mutual, ours, theirs, case):
             "plaintext": lambda: None,
             "server of another authority": lambda: credentials(theirs, ours.sign("anna"))}[case]()
     with contextlib.closing(Client(mutual.address, made)) as client:
-        code, _ = refusal(lambda: get_model(client, timeout=10))
+        code, _ = refusal(lambda: get_model(client, timeout=60))
         assert code == CODE.UNAVAILABLE
     assert mutual.check() == SERVING
 
@@ -122,7 +122,7 @@ def test_with_certificates_a_caller_sees_only_its_own_requests(mutual, ours):
     anna, bert = (Client(mutual.address, credentials(ours, pair)) for pair in names)
     with contextlib.closing(anna), contextlib.closing(bert):
         sees_only_its_own((anna, None), (bert, None))
-        code, text = refusal(lambda: anna.control.Drain(control.DrainRequest(), timeout=20))
+        code, text = refusal(lambda: anna.control.Drain(control.DrainRequest(), timeout=60))
         assert code == CODE.PERMISSION_DENIED and "anna" in text
 
 
@@ -156,7 +156,7 @@ def test_a_new_certificate_is_taken_up_and_a_broken_one_is_not(ours, theirs, tmp
     def trusts(authority):
         with contextlib.closing(Client(service.address, credentials(authority))) as client:
             try:
-                return get_model(client, timeout=5).layers > 0
+                return get_model(client, timeout=60).layers > 0
             except grpc.RpcError:
                 return False
 
@@ -186,18 +186,18 @@ METHODS = {
     "GetModel": lambda c, m: get_model(c, m),
     "Generate": lambda c, m: list(c.inference.Generate(
         api.GenerateRequest(**prompt(ids=[1])), metadata=m, timeout=60)),
-    "Tokenize": lambda c, m: c.inference.Tokenize(api.TokenizeRequest(), metadata=m, timeout=20),
+    "Tokenize": lambda c, m: c.inference.Tokenize(api.TokenizeRequest(), metadata=m, timeout=60),
     "Detokenize": lambda c, m: c.inference.Detokenize(
-        api.DetokenizeRequest(), metadata=m, timeout=20),
+        api.DetokenizeRequest(), metadata=m, timeout=60),
     "GetStatus": lambda c, m: c.control.GetStatus(
-        control.GetStatusRequest(), metadata=m, timeout=20),
+        control.GetStatusRequest(), metadata=m, timeout=60),
     "Abort": lambda c, m: abort(c, "x", m),
-    "Drain": lambda c, m: c.control.Drain(control.DrainRequest(), metadata=m, timeout=20),
+    "Drain": lambda c, m: c.control.Drain(control.DrainRequest(), metadata=m, timeout=60),
     "reflection": lambda c, m: list(reflection_pb2_grpc.ServerReflectionStub(
         c.channel).ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(
-            list_services="")]), metadata=m, timeout=20)),
+            list_services="")]), metadata=m, timeout=60)),
     "unknown": lambda c, m: c.channel.unary_unary("/winnow.v1.Inference/Guess")(
-        b"", metadata=m, timeout=20),
+        b"", metadata=m, timeout=60),
 }
 
 
@@ -313,7 +313,7 @@ def worker(address, *options):
         reader.join(5)
 
 
-def wait_until(holds, timeout=30):
+def wait_until(holds, timeout=60):
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline, "it did not come true in time"
