@@ -29,7 +29,7 @@ struct config {
     struct rpc_tls worker_tls; /* of the worker plane; likewise */
     const char *token_file;    /* NULL: none; likewise */
     const char *secret_file;   /* of the cluster */
-    bool own_workers_only; /* no others are expected: they may share a secret of their own */
+    bool own_workers_only;     /* no others are expected: they may share a secret of their own */
     bool allow_any_worker;     /* on an address that others can reach */
     bool enable_trace;
     bool reflection;

@@ -219,9 +219,11 @@ static void open_labelled(struct meters *meters)
 status meters_open(struct meters **out, const struct meters_config *config)
 {
     struct meters *meters = calloc(1, sizeof(*meters));
-    status st = meters ? metrics_open(&meters->metrics, config->model_name)
-                       : status_fail(STATUS_EXHAUSTED, "no memory for meters");
 
+    if (!meters) {
+        return status_fail(STATUS_EXHAUSTED, "no memory for meters");
+    }
+    status st = metrics_open(&meters->metrics, config->model_name);
     if (st) {
         free(meters);
         return st;

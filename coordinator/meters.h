@@ -48,9 +48,9 @@ struct meters_queue {
 void meters_queue(struct meters *meters, const struct meters_queue *queue);
 
 /* All ranks of a group answered a plan. */
-void meters_step(struct meters *meters, uint32_t group, const struct step_result *ranks);
+void meters_step(struct meters *meters, uint32_t index, const struct step_result *ranks);
 /* A group became ready: pages of rank 0. */
-void meters_capacity(struct meters *meters, uint32_t group, uint32_t pages, uint32_t page_rows);
+void meters_capacity(struct meters *meters, uint32_t index, uint32_t pages, uint32_t page_rows);
 /* What the groups are now; `promised`: share of a group's pages that is not to be had any more,
  * per group. */
 void meters_groups(struct meters *meters, const struct group_status *groups, uint32_t n_groups,

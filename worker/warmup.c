@@ -44,6 +44,7 @@ static status read_prompt(struct engine *engine, struct plan *plan, uint32_t n_s
         plan->n_begin = 0;
     }
     plan->n_advance = 0;
+    plan->advance = NULL;
     return st;
 }
 
