@@ -1,10 +1,10 @@
 """needles.py - documents with one fact to find, for quality.py.
 
-Two kinds.  `call_signs`: the test cases of the bundled retrieval model, whose answers are three words
-among many of the same kind.  `numbers`: English text (the log in tests/data, from a place that differs
-by case, around and around) with one sentence about a number, and a question whose last words begin the
-answer, as the RULER benchmark does it.  A digit is a token to SmolLM2.  Depth is where the needle is: 0 at the
-start of the document, 1 at its end.
+Two kinds.  `call_signs`: the test cases of the bundled retrieval model, whose answers are three
+words among many of the same kind.  `numbers`: English text (the log in tests/data, from a place
+that differs by case, around and around) with one sentence about a number, and a question whose
+last words begin the answer, as the RULER benchmark does it.  A digit is a token to SmolLM2.
+Depth is where the needle is: 0 at the start of the document, 1 at its end.
 """
 import itertools
 import json

@@ -6,16 +6,15 @@
     quality.py --write docs/quality.md         # and put the tables into the document
 
 Every cell asks for one fact in a long document, through the public API of a service with one
-worker, in the model's own precision, greedily; right is an answer that begins with the fact.  The cases
-are the same for all methods.  What was answered is kept in --cache, so a run that was stopped goes on
-where it was, and more --counts measure only what is new; --fresh asks everything again.
+worker, in the model's own precision, greedily; right is an answer that begins with the fact.  The
+cases are the same for all methods.  What was answered is kept in --cache, so a run that was
+stopped goes on where it was, and more --counts measure only what is new; --fresh asks again.
 SmolLM2-135M-Instruct comes from PyPI (tests/models/make_smollm2.py).
 """
 import argparse
 import functools
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -309,7 +308,8 @@ def parse(argv):
                         help="documents at each length, instead of the model's own")
     parser.add_argument("--only", help="one of: " + ", ".join(s.name for s in SUBJECTS))
     parser.add_argument("--digits", type=int, help="of the numbers to find, instead of 4")
-    parser.add_argument("--cache", default=ROOT / ".cache" / "quality", help="where answers are kept")
+    parser.add_argument("--cache", default=ROOT / ".cache" / "quality",
+                        help="where answers are kept")
     parser.add_argument("--fresh", action="store_true", help="forget them first")
     parser.add_argument("--write", metavar="FILE", help="put the tables into this document")
     options = parser.parse_args(argv)
@@ -328,7 +328,8 @@ def main(argv=None):
             subject.counts = {int(n): int(count) for n, _, count in
                               (part.partition(":") for part in options.counts.split(","))}
         if subject.folder == ROOT / ".cache" / "smollm2":
-            subprocess.run([sys.executable, ROOT / "tests" / "models" / "make_smollm2.py"], check=True)
+            make = ROOT / "tests" / "models" / "make_smollm2.py"
+            subprocess.run([sys.executable, make], check=True)
         made = tables(subject, options)
         for name, table in made.items():
             print(f"\n{name}\n\n{table}")
