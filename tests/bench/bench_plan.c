@@ -8,6 +8,7 @@
  */
 #include "worker/work.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -24,10 +25,10 @@ int main(int argc, char **argv)
 {
     static const enum method methods[] = {METHOD_FULL, METHOD_FASTKV};
     struct model_config model;
-    int tokens = argc == 4 ? atoi(argv[2]) : 0;
-    int ranks = argc == 4 ? atoi(argv[3]) : 0;
+    long tokens = argc == 4 ? strtol(argv[2], NULL, 10) : 0;
+    long ranks = argc == 4 ? strtol(argv[3], NULL, 10) : 0;
 
-    if (tokens <= 0 || ranks <= 0) {
+    if (tokens <= 0 || tokens > INT_MAX || ranks <= 0 || ranks > INT_MAX) {
         fprintf(stderr, "usage: winnow-bench-plan DIR TOKENS RANKS\n");
         return 2;
     }
@@ -38,8 +39,11 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
         struct method_params params;
         method_defaults(&params, methods[i], &model);
-        const struct work_config config = {
-            .model = &model, .params = &params, .n_prompt = tokens, .ranks = ranks, .act_bytes = 2};
+        const struct work_config config = {.model = &model,
+                                           .params = &params,
+                                           .n_prompt = (int)tokens,
+                                           .ranks = (int)ranks,
+                                           .act_bytes = 2};
         struct work prefill = work_prefill(&config), decode = work_decode(&config, 1);
         print(method_name(methods[i]), "prefill", &prefill);
         print(method_name(methods[i]), "decode", &decode);
