@@ -370,6 +370,19 @@ def test_workers_with_tls_show_a_certificate(ours, theirs):
             service.wait_for_health(SERVING, 60)
 
 
+def test_the_secret_may_travel_inside_tls(ours, tmp_path):
+    cert, key = ours.sign("server")
+    secret = secret_file(tmp_path / "secret", f"{SECRET}\n")
+    with worker_plane("--tls-cert", cert, "--tls-key", key, "--worker-tls", "--cluster-secret-file",
+                      secret) as (service, address):
+        service.close()
+        Client.__init__(service, service.address, credentials(ours))
+        with worker(address, "--tls-ca", ours.pem) as stranger:
+            wait_until(lambda: any("show its secret" in line for line in stranger.lines))
+        with worker(address, "--tls-ca", ours.pem, "--cluster-secret-file", secret):
+            service.wait_for_health(SERVING, 60)
+
+
 def test_a_worker_takes_up_new_certificates_when_it_dials_again(ours, theirs, tmp_path):
     cert, key = ours.sign("server")
     files = tmp_path / "worker.pem", tmp_path / "worker.key"
