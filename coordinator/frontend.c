@@ -28,8 +28,8 @@ void exchange_close(struct exchange *exchange, status code, const char *why)
     if (!exchange->handle) {
         return;
     }
-    /* A call whose time is up is cancelled by the library, maybe before we notice the time. */
-    if (code == STATUS_CANCELLED && rpc_call_time_left_ms(exchange->call) <= 0) {
+    /* A client whose time is up cancels; its time began before ours by the way to here. */
+    if (code == STATUS_CANCELLED && rpc_call_time_left_ms(exchange->call) <= FRONTEND_LATE_MS) {
         code = STATUS_DEADLINE;
     }
     account_close(&exchange->account, code, why, service_now());

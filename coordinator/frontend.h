@@ -17,6 +17,7 @@ enum frontend_limits {
     FRONTEND_MAX_BEHIND = 2 << 20,   /* bytes that a client leaves unread while tokens come */
     FRONTEND_MAX_UNSENT = 64 << 20,  /* with the ends of its samples, beside one reply */
     FRONTEND_THREADS = 4,
+    FRONTEND_LATE_MS = 250,  /* a cancel so shortly before the deadline is the deadline */
     FRONTEND_RETRY_MS = 500, /* told to a client that met a full queue of the pool */
 };
 
