@@ -15,6 +15,7 @@
 #include "coordinator/reflection.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -338,6 +339,10 @@ static status run(struct coordinator *it)
     return st ? status_fail(failure.code, "%s", failure.text) : STATUS_OK;
 }
 
+/* Arenas of the allocator.  With one for each of many threads, every arena grows to the largest
+ * crowd of requests that its thread ever met, and the process for hours. */
+enum { ARENAS = 2 };
+
 int main(int argc, char **argv)
 {
     static struct coordinator it;
@@ -350,6 +355,7 @@ int main(int argc, char **argv)
     if (outcome != OPTIONS_RUN) {
         return 0;
     }
+    (void)mallopt(M_ARENA_MAX, ARENAS);
     log_init("winnow-coordinator", it.config.log_level, it.config.log_json);
     ending_watch_signals();
     rpc_init();

@@ -129,7 +129,7 @@ def main():
     parser.add_argument("--decoders", type=int, default=8)
     parser.add_argument("--new", type=int, default=30000, help="tokens that a decoder may generate")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--target-ms", type=float, default=100)
+    parser.add_argument("--target-ms", type=int, default=100)
     parser.add_argument("--kv-memory", default="1G", help="of each worker")
     parser.add_argument("--out", help="write the result as JSON")
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound does not hold")
