@@ -155,7 +155,7 @@ goldens_on_emulated_gpu() {
         return
     fi
     goldens "$data" --emulated-gpu --longest 100 --steps 4 --tp 1,2
-    goldens "$data" --emulated-gpu 'apart reversed' --match "$middle" --steps 4 --tp 2
+    goldens "$data" --emulated-gpu reversed --match "$middle" --steps 4 --tp 2
     goldens "$data" --emulated-gpu --dtype bfloat16 --longest 40 --steps 4 --tp 2 \
         --method full fastkv
 }
