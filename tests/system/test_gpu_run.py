@@ -39,4 +39,4 @@ def test_it_proves_and_measures(programs, tmp_path):
 
 def test_it_does_not_pass_where_nothing_can_be_proven(programs, tmp_path):
     done = run(programs, "devices=0", "--quick", "--out", tmp_path / "results.json")
-    assert done.returncode == 1 and "no GPU" in done.stdout
+    assert done.returncode == 1 and "no GPU: nothing can be proven" in done.stdout
