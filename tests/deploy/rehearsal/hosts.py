@@ -42,6 +42,8 @@ class Host:
         self._link = f"veth{number}"
         run("ip", "netns", "add", name)
         run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        # an address keeps its hardware address, as neighbours remember it
+        run("ip", "-n", name, "link", "set", "eth0", "address", f"02:00:00:00:00:{number:02x}")
         run("ip", "link", "set", self._link, "master", "br0", "up")
         run("ip", "-n", name, "address", "add", f"{self.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
