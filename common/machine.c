@@ -2,10 +2,11 @@
 
 #include "common/file.h"
 
-#include <inttypes.h>
+#include <errno.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,12 +26,26 @@ static bool read_text(char text[MAX_TEXT], const char *folder, const char *name)
     return true;
 }
 
-/* False: no such file, or "max". */
+/* A number at the beginning of a text, and where it ends; false: there is none, as in "max". */
+static bool take_number(uint64_t *out, const char **text)
+{
+    char *end;
+
+    errno = 0;
+    *out = strtoull(*text, &end, 10);
+    if (end == *text || errno) {
+        return false;
+    }
+    *text = end;
+    return true;
+}
+
 static bool read_number(uint64_t *out, const char *folder, const char *name)
 {
     char text[MAX_TEXT];
+    const char *at = text;
 
-    return read_text(text, folder, name) && sscanf(text, "%" SCNu64, out) == 1;
+    return read_text(text, folder, name) && take_number(out, &at);
 }
 
 static int affinity_cores(void)
@@ -48,11 +63,12 @@ static int affinity_cores(void)
 static int limit_cores(int cores, const char *cgroup)
 {
     char text[MAX_TEXT];
+    const char *at = text;
     uint64_t quota;
     uint64_t period;
 
-    if (!read_text(text, cgroup, "cpu.max") ||
-        sscanf(text, "%" SCNu64 " %" SCNu64, &quota, &period) != 2 || period == 0) {
+    if (!read_text(text, cgroup, "cpu.max") || !take_number(&quota, &at) ||
+        !take_number(&period, &at) || period == 0) {
         return cores;
     }
     uint64_t whole = quota / period + (quota % period != 0);

@@ -49,9 +49,10 @@ static long await_number(struct children *children, const char *name)
 
     snprintf(path, sizeof(path), "%s/%s", folder, name);
     for (int i = 0; i < 4000 && number == 0; i++) {
+        char line[32];
         FILE *file = fopen(path, "r");
-        if (file && fscanf(file, "%ld\n", &number) != 1) {
-            number = 0; /* not written yet */
+        if (file && fgets(line, sizeof(line), file) && strchr(line, '\n')) { /* all of it */
+            number = strtol(line, NULL, 10);
         }
         if (file) {
             fclose(file);

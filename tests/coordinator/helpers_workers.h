@@ -10,8 +10,6 @@
 
 enum { RANKS = 2, PAGE_ROWS = 32, VOCAB = 1024, EOS = 7 };
 
-extern const struct model_config simulation_model;
-
 /* What a simulated group is like. */
 struct sim_rules {
     uint32_t slots, look_ahead, max_context;

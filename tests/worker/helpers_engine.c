@@ -15,8 +15,9 @@ status bench_open(struct bench *out, struct comm *comm, const struct bench_confi
     };
     status st;
 
-    *out = (struct bench){.borrowed = group_devices != NULL};
-    if (out->borrowed) {
+    *out = (struct bench){0};
+    if (group_devices) {
+        out->borrowed = true;
         out->dev = group_devices[comm_rank(comm)];
         st = STATUS_OK;
     } else {

@@ -456,7 +456,7 @@ static void check_scores(const struct trial *t, const struct choice *choice, int
 {
     int n = t->rows - t->params.window;
     bool summed = t->params.group_reduce == GROUP_MEAN && !method_caches_by_query(&t->params);
-    double scale = summed ? t->config.query_heads / t->config.kv_heads : 1.0;
+    double scale = summed ? (double)t->config.query_heads / (double)t->config.kv_heads : 1.0;
     double expected[MAX_HEADS * MAX_ROWS];
 
     define_window(expected, t);
