@@ -7,7 +7,7 @@
 #   --quick            only the parts lint and unit
 #   --all              also what takes long: more goldens, bfloat16 at every degree, longer fuzzing,
 #                      and what tests do more of with WINNOW_TEST_LONG set: trials, simulated requests
-#   --fuzz-seconds N   for each fuzz target (default 20)
+#   --fuzz-seconds N   for each fuzz target (default 10)
 #   PART               only these: lint unit asan fuzz goldens system, and sanitized, which is part of
 #                      a run with --all: the services under load, with ASan and UBSan, and with TSan
 #
@@ -17,7 +17,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
-parts=() all='' fuzz_seconds=20 setup_only=''
+parts=() all='' fuzz_seconds=10 setup_only=''
 usage() { sed -n '2,15s/^# \{0,1\}//p' "$root/tests/run.sh"; }
 while [ $# -gt 0 ]; do
     case $1 in

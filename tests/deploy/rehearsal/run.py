@@ -102,7 +102,7 @@ class Rehearsal:
 
     def long_request(self):
         """A request that takes seconds, in its prefill."""
-        child = self.client.generate(self.cases[32768], "--method", "FULL")
+        child = self.client.generate(self.cases[32768])
         for line in child.stderr:
             if "reading" in line:
                 return child
