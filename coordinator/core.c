@@ -1,66 +1,14 @@
-#include "coordinator/core.h"
+#include "coordinator/core_state.h"
 
 #include "common/log.h"
-#include "coordinator/gather.h"
 #include "coordinator/meters.h"
-#include "coordinator/record.h"
-#include "coordinator/scheduler.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MAX_DRAINS = 16,
-    MAX_STATUSES = 64,     /* snapshots that wait for workers to clear up */
-    STATUS_WAIT_MS = 1000, /* at most */
-    COUNT_MS = 200,        /* between two looks at the ranks for the metrics */
-};
-
-/* A request and what the workers reported about its samples. */
-struct live {
-    struct request *request;
-    struct record *records[]; /* [n_samples], made when needed */
-};
-
-struct drain {
-    void (*reply)(uint32_t unfinished, void *context);
-    void *context;
-};
-
-struct ask {
-    void (*reply)(const struct service_status *status, void *context);
-    void *context;
-    double until_ms;
-};
-
-struct core {
-    const struct service_config *config;
-    struct core_sink sink;
-    struct scheduler *scheduler;
-    struct fleet *fleet;
-    struct split *splits;                       /* [ranks] */
-    struct gather *gathers[SERVICE_MAX_GROUPS]; /* made when a group is ready first */
-    struct dispatch_peer **peers;               /* [ranks], of the plan being sent */
-    double opened_ms, now;
-    bool ready, was_ready;
-    bool draining, closing;
-    double drain_deadline_ms;
-    double next_count_ms;
-    double progress_ms;
-    struct drain drains[MAX_DRAINS];
-    int n_drains;
-    struct ask asks[MAX_STATUSES]; /* oldest first */
-    int n_asks;
-    bool broken; /* a group to give up once the event at hand is over */
-    uint32_t broken_group;
-    struct failure broken_failure;
-    char last_fault[sizeof(((struct failure *)0)->text)];
-    uint64_t steps, completed, failed;
-};
-
-static void break_group(struct core *core, uint32_t group, status st)
+void core_break_group(struct core *core, uint32_t group, status st)
 {
     if (!core->broken) {
         core->broken = true;
@@ -220,7 +168,7 @@ static void on_group_ready(void *context, uint32_t group, uint64_t epoch,
     status st = group_ready(core, group, epoch, ranks);
 
     if (st) {
-        break_group(core, group, st);
+        core_break_group(core, group, st);
     }
 }
 
@@ -244,7 +192,7 @@ static void send_plans(struct core *core)
         }
         status st = dispatch_plan(core->peers, (size_t)core->config->tensor_parallel, &plan);
         if (st) {
-            break_group(core, group, st);
+            core_break_group(core, group, st);
         }
     }
 }
@@ -299,98 +247,7 @@ static void look_at_queue(struct core *core)
                                        });
 }
 
-/* Fills groups[n] and workers[n * ranks]. */
-static void describe_groups(struct core *core, struct group_status *groups,
-                            struct worker_status *workers, uint32_t n)
-{
-    size_t ranks = (size_t)core->config->tensor_parallel;
-
-    for (uint32_t i = 0; i < n; i++) {
-        fleet_group_status(core->fleet, i, &groups[i], &workers[i * ranks], core->now);
-        groups[i].running_requests = scheduler_group_running(core->scheduler, i);
-        if (core->draining && groups[i].state == GROUP_READY) {
-            groups[i].state = GROUP_DRAINING;
-        }
-    }
-}
-
-static void count_groups(struct core *core)
-{
-    uint32_t n = fleet_groups(core->fleet);
-    size_t ranks = (size_t)core->config->tensor_parallel;
-    struct group_status *groups = calloc(n, sizeof(*groups));
-    struct worker_status *workers = calloc(n * ranks, sizeof(*workers));
-    double *promised = calloc(n, sizeof(*promised));
-
-    if (groups && workers && promised) {
-        describe_groups(core, groups, workers, n);
-        for (uint32_t i = 0; i < n; i++) {
-            promised[i] = scheduler_promised(core->scheduler, i);
-        }
-        meters_groups(core->config->meters, groups, n, promised);
-    }
-    free(groups);
-    free(workers);
-    free(promised);
-}
-
-static void snapshot(struct core *core, const struct ask *ask)
-{
-    struct scheduler_counts counts = scheduler_counts(core->scheduler);
-    uint32_t n = fleet_groups(core->fleet);
-    size_t ranks = (size_t)core->config->tensor_parallel;
-    struct group_status *groups = calloc(n, sizeof(*groups));
-    struct worker_status *workers = calloc(n * ranks, sizeof(*workers));
-    struct service_status status = {
-        .uptime_s = (core->now - core->opened_ms) / 1000,
-        .draining = core->draining,
-        .groups = groups,
-        .queued_requests = counts.queued,
-        .queued_tokens = counts.queued_tokens,
-        .running_requests = counts.running,
-        .completed_requests = core->completed,
-        .failed_requests = core->failed,
-    };
-
-    if (groups && workers) {
-        describe_groups(core, groups, workers, n);
-        status.n_groups = n;
-    }
-    ask->reply(&status, ask->context);
-    free(groups);
-    free(workers);
-}
-
-/* Workers report their memory with results: a group whose last request has just ended is asked
- * about when it answered the plan that frees the pages. */
-static void answer_asks(struct core *core)
-{
-    bool clearing = false;
-    int kept = 0;
-
-    for (uint32_t i = 0; core->n_asks && i < fleet_groups(core->fleet) && !clearing; i++) {
-        clearing = scheduler_group_clearing(core->scheduler, i);
-    }
-    for (int i = 0; i < core->n_asks; i++) {
-        if (clearing && core->now < core->asks[i].until_ms) {
-            core->asks[kept++] = core->asks[i];
-        } else {
-            snapshot(core, &core->asks[i]);
-        }
-    }
-    core->n_asks = kept;
-}
-
-/* Snapshots that wait are given as things are. */
-static void answer_all(struct core *core)
-{
-    for (int i = 0; i < core->n_asks; i++) {
-        snapshot(core, &core->asks[i]);
-    }
-    core->n_asks = 0;
-}
-
-static void settle(struct core *core)
+void core_settle(struct core *core)
 {
     send_plans(core);
     while (core->broken) {
@@ -401,7 +258,7 @@ static void settle(struct core *core)
     check_drain(core);
     look_at_queue(core);
     tell_ready(core);
-    answer_asks(core);
+    core_answer_asks(core);
 }
 
 /* ---- requests ---- */
@@ -427,7 +284,7 @@ void core_submit_take(struct core *core, struct request *request, double now)
         free(live);
         give_back(core, request, &failure, retry);
     }
-    settle(core);
+    core_settle(core);
 }
 
 void core_cancel(struct core *core, uint64_t handle, bool abort, double now)
@@ -438,7 +295,7 @@ void core_cancel(struct core *core, uint64_t handle, bool abort, double now)
     if (!scheduler_cancel(core->scheduler, handle, abort ? NULL : &failure, now)) {
         log_debug("core: nothing to cancel handle=%" PRIu64, handle);
     }
-    settle(core);
+    core_settle(core);
 }
 
 void core_fail_all(struct core *core, const struct failure *failure, double now)
@@ -447,8 +304,8 @@ void core_fail_all(struct core *core, const struct failure *failure, double now)
     core->draining = true;
     core->closing = true;
     answer_drains(core, scheduler_fail_all(core->scheduler, failure));
-    settle(core);
-    answer_all(core);
+    core_settle(core);
+    core_answer_all(core);
 }
 
 void core_drain(struct core *core, double deadline_ms,
@@ -465,138 +322,7 @@ void core_drain(struct core *core, double deadline_ms,
     } else {
         core->drains[core->n_drains++] = (struct drain){reply, context};
     }
-    settle(core);
-}
-
-/* ---- results ---- */
-
-static status live_record(struct core *core, struct live *live, uint32_t sample,
-                          struct record **out)
-{
-    status st = STATUS_OK;
-
-    if (!live->records[sample]) {
-        st = record_create(&live->records[sample], core->config->model);
-    }
-    *out = live->records[sample];
-    return st;
-}
-
-/* The request cannot be served to its end: a trace over its limit, say. */
-static void fail_one(struct core *core, struct live *live, status st)
-{
-    struct failure failure;
-
-    status_save(&failure, st);
-    if (!scheduler_cancel(core->scheduler, live->request->handle, &failure, core->now)) {
-        log_error("core: a record without a request reason=\"%s\"", failure.text);
-    }
-}
-
-/* What is told of a prompt is told of each sample that shares it, and comes with the first one. */
-static uint32_t end_of_samples(const struct live *live, uint32_t sample, bool of_prompt)
-{
-    return of_prompt ? live->request->n_samples : sample + 1;
-}
-
-static status take_prompts(struct core *core, uint32_t group, int rank,
-                           const struct step_result *result)
-{
-    for (uint32_t i = 0; i < result->n_prompts; i++) {
-        const struct result_prompt *prompt = &result->prompts[i];
-        struct record *record;
-        uint32_t sample;
-        struct live *live =
-            scheduler_find(core->scheduler, group, prompt->slot, result->number, &sample);
-        if (!live) {
-            continue;
-        }
-        status st = prompt->after_decode
-                        ? STATUS_OK
-                        : scheduler_keep_pages(core->scheduler, group, prompt->slot, result->number,
-                                               rank, prompt->pages, prompt->shared_pages);
-        if (st) {
-            return st;
-        }
-        uint32_t end = end_of_samples(live, sample, !prompt->after_decode);
-        for (; !st && sample < end; sample++) {
-            st = live_record(core, live, sample, &record);
-            st = st ? st : record_prompt(record, prompt);
-        }
-        if (st) {
-            fail_one(core, live, st);
-        }
-    }
-    return STATUS_OK;
-}
-
-static void take_logits(struct core *core, uint32_t group, int rank,
-                        const struct step_result *result)
-{
-    for (uint32_t i = 0; i < result->n_logits; i++) {
-        const struct result_logits *logits = &result->logits[i];
-        struct record *record;
-        uint32_t sample;
-        struct live *live =
-            scheduler_find(core->scheduler, group, logits->slot, result->number, &sample);
-        if (!live) {
-            continue;
-        }
-        status st = STATUS_OK;
-        uint32_t end = end_of_samples(live, sample, logits->prompt);
-        for (; !st && sample < end; sample++) {
-            st = live_record(core, live, sample, &record);
-            st = st ? st : record_logits(record, &core->splits[rank], logits);
-        }
-        if (st) {
-            fail_one(core, live, st);
-        }
-    }
-}
-
-/* All ranks answered a plan: records first, then the tokens that may end samples. */
-static status take_step(struct core *core, uint32_t group, const struct step_result *ranks)
-{
-    for (int rank = 1; rank < core->config->tensor_parallel; rank++) {
-        if (ranks[rank].index_hash != ranks[0].index_hash) {
-            return status_fail(
-                STATUS_INTERNAL,
-                "group %u: ranks 0 and %d selected different tokens in plan %" PRIu64, group, rank,
-                ranks[0].number);
-        }
-    }
-    for (int rank = 0; rank < core->config->tensor_parallel; rank++) {
-        status st = take_prompts(core, group, rank, &ranks[rank]);
-        if (st) {
-            return st;
-        }
-        take_logits(core, group, rank, &ranks[rank]);
-    }
-    core->steps++;
-    core->progress_ms = core->now;
-    meters_step(core->config->meters, group, ranks);
-    return scheduler_result(core->scheduler, group, &ranks[0], core->now);
-}
-
-static void take_result(struct core *core, struct fleet_worker *worker, struct step_result *result)
-{
-    uint32_t group = fleet_worker_group(worker);
-    struct gather *gather = core->gathers[group];
-    const struct step_result *ranks;
-    status st;
-
-    if (!gather) {
-        return; /* before the group was ever ready there is no plan to answer */
-    }
-    fleet_kv_used(core->fleet, worker, result->kv_bytes_used);
-    st = gather_add_take(gather, (int)fleet_worker_rank(worker), result);
-    while (!st && (ranks = gather_complete(gather))) {
-        st = take_step(core, group, ranks);
-        gather_pop(gather);
-    }
-    if (st) {
-        break_group(core, group, st);
-    }
+    core_settle(core);
 }
 
 /* ---- workers ---- */
@@ -628,7 +354,7 @@ static void take_epoch_message(struct core *core, struct fleet_worker *worker,
         fleet_store(core->fleet, worker, &message->entry);
         break;
     case MESSAGE_RESULT:
-        take_result(core, worker, &message->result);
+        core_take_result(core, worker, &message->result);
         break;
     case MESSAGE_FAULT:
         snprintf(core->last_fault, sizeof(core->last_fault), "%s", message->fault.text);
@@ -687,7 +413,7 @@ void core_message_take(struct core *core, struct dispatch_peer *peer, uint8_t *d
     }
     worker_message_close(&message);
     free(data);
-    settle(core);
+    core_settle(core);
 }
 
 void core_gone_take(struct core *core, struct dispatch_peer *peer, const char *cause, double now)
@@ -699,7 +425,7 @@ void core_gone_take(struct core *core, struct dispatch_peer *peer, const char *c
         fleet_gone(core->fleet, worker, cause, now);
     }
     dispatch_free_peer(peer);
-    settle(core);
+    core_settle(core);
 }
 
 void core_tick(struct core *core, double now)
@@ -709,27 +435,12 @@ void core_tick(struct core *core, double now)
     scheduler_tick(core->scheduler, now);
     if (core->config->meters && now >= core->next_count_ms) {
         core->next_count_ms = now + COUNT_MS;
-        count_groups(core);
+        core_count_groups(core);
     }
-    settle(core);
+    core_settle(core);
 }
 
 /* ---- what is there ---- */
-
-void core_status(struct core *core,
-                 void (*reply)(const struct service_status *status, void *context), void *context,
-                 double now)
-{
-    struct ask ask = {reply, context, now + STATUS_WAIT_MS};
-
-    core->now = now;
-    if (core->n_asks < MAX_STATUSES && !core->closing) {
-        core->asks[core->n_asks++] = ask;
-        settle(core);
-    } else {
-        snapshot(core, &ask);
-    }
-}
 
 uint64_t core_steps(const struct core *core)
 {
