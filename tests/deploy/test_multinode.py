@@ -1,0 +1,37 @@
+"""The guide to several machines, typed as it is written, on simulated hosts."""
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from deployment import BUILD, ROOT
+
+GUIDE = ROOT / "deploy" / "multinode" / "README.md"
+# a network and mounts of its own, in which what stays behind ends with the shell
+INSIDE = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
+          "--mount-proc", "bash", "-ec"]
+BEFORE = "mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up\n"
+
+
+def test_the_guide_can_be_typed_as_it_is_written(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    if not shutil.which("tc", path="/usr/sbin:/sbin:/usr/bin:/bin"):
+        pytest.skip("needs iproute2")
+    if subprocess.run([*INSIDE, "ip link add br0 type bridge"], capture_output=True).returncode:
+        pytest.skip("this machine makes no namespaces")
+    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 6
+    (tmp_path / "build").symlink_to(BUILD)
+    for folder in ("deploy", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    done = subprocess.run([*INSIDE, BEFORE + "".join(blocks)], cwd=tmp_path, text=True, timeout=600,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for name in ("one-group.json", "two-groups.json"):
+        result = json.loads((tmp_path / name).read_text())
+        assert result["completed"] == 16 and result["failed"] == 0
+    assert "<svg" in (tmp_path / "report.html").read_text()
