@@ -1,6 +1,5 @@
-#include "coordinator/core_state.h"
-
 #include "common/log.h"
+#include "coordinator/core_state.h"
 #include "coordinator/meters.h"
 
 #include <inttypes.h>

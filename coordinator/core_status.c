@@ -1,5 +1,4 @@
 #include "coordinator/core_state.h"
-
 #include "coordinator/meters.h"
 
 #include <stdlib.h>
