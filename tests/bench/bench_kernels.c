@@ -5,7 +5,9 @@
  * product.  Then the operations in the shapes of an 8B model against those two numbers.  The
  * best of several rounds counts.
  *
- *   winnow-bench-kernels [threads ...]      default: 1 2
+ *   winnow-bench-kernels [--machine] [threads ...]      default: 1 2
+ *
+ * --machine: the machine only, as a line of JSON for each number of threads and dtype.
  */
 #include "kernels/op.h"
 
@@ -156,7 +158,7 @@ static double gflops(int rows, int n, int k, double seconds)
     return 2e-9 * rows * (double)n * k / seconds;
 }
 
-static void bench_machine(struct bench *b)
+static void measure_machine(struct bench *b)
 {
     double best = 1e30;
     const int sizes[] = {1024, 2048};
@@ -166,17 +168,28 @@ static void bench_machine(struct bench *b)
         best = seconds < best ? seconds : best;
     }
     b->read_peak = (double)memory_bytes / best * 1e-9;
-    printf("\n%s, %s\n  read memory                        %8.1f GB/s\n",
-           device_description(b->dev), dtype_name(b->dtype), b->read_peak);
     b->gemm_peak = 0.0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        int s = sizes[i];
-        int rows = s < CHUNK ? s : CHUNK;
-        double rate = gflops(rows, s, s, time_product(b, op_linear, rows, s, s));
+        double rate = gflops(CHUNK, sizes[i], sizes[i],
+                             time_product(b, op_linear, CHUNK, sizes[i], sizes[i]));
 
-        printf("  GEMM %4d x %4d x %4d             %8.1f GFLOP/s\n", rows, s, s, rate);
         b->gemm_peak = rate > b->gemm_peak ? rate : b->gemm_peak;
     }
+}
+
+static void print_machine(const struct bench *b)
+{
+    printf("\n%s, %s\n  read memory                        %8.1f GB/s\n",
+           device_description(b->dev), dtype_name(b->dtype), b->read_peak);
+    printf("  GEMM of %d rows                  %8.1f GFLOP/s\n", CHUNK, b->gemm_peak);
+}
+
+static void print_machine_json(const struct bench *b)
+{
+    printf("{\"device\": \"%s\", \"threads\": %d, \"dtype\": \"%s\", \"read_gbs\": %.2f, "
+           "\"gemm_gflops\": %.2f}\n",
+           device_description(b->dev), b->threads, dtype_name(b->dtype), b->read_peak,
+           b->gemm_peak);
 }
 
 static const struct {
@@ -272,7 +285,7 @@ static void bench_close(struct bench *b)
     device_close(b->dev);
 }
 
-static void bench_all(int threads)
+static void bench_all(int threads, bool machine_only)
 {
     const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F32};
 
@@ -280,28 +293,36 @@ static void bench_all(int threads)
         struct bench b;
 
         bench_open(&b, dtypes[d], threads);
-        bench_machine(&b);
-        bench_linear_rows(&b);
-        bench_linear(&b);
-        bench_elementwise(&b);
+        measure_machine(&b);
+        if (machine_only) {
+            print_machine_json(&b);
+        } else {
+            print_machine(&b);
+            bench_linear_rows(&b);
+            bench_linear(&b);
+            bench_elementwise(&b);
+        }
         bench_close(&b);
     }
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
-        bench_all(1);
-        bench_all(2);
+    bool machine_only = argc > 1 && strcmp(argv[1], "--machine") == 0;
+    int first = machine_only ? 2 : 1;
+
+    if (argc <= first) {
+        bench_all(1, machine_only);
+        bench_all(2, machine_only);
     }
-    for (int i = 1; i < argc; i++) {
+    for (int i = first; i < argc; i++) {
         long threads = strtol(argv[i], NULL, 10);
 
         if (threads < 1 || threads > MAX_THREADS) {
-            fprintf(stderr, "usage: %s [threads ...]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--machine] [threads ...]\n", argv[0]);
             return 1;
         }
-        bench_all((int)threads);
+        bench_all((int)threads, machine_only);
     }
     return 0;
 }
