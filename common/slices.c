@@ -2,6 +2,68 @@
 
 #include <assert.h>
 
+/* Of the linear layers, for one row. */
+static double key_work(const struct model_config *config)
+{
+    return 4.0 * config->hidden * config->head_dim * config->kv_heads;
+}
+
+static double query_work(const struct model_config *config)
+{
+    return 4.0 * config->hidden * config->head_dim * config->query_heads +
+           6.0 * config->hidden * config->intermediate;
+}
+
+/* Of a query and a key, in all heads: their product, and what its weight adds up. */
+static double pair_work(const struct model_config *config)
+{
+    return 4.0 * config->head_dim * config->query_heads;
+}
+
+/* That a slice may have. */
+static double most_work(const struct model_config *config)
+{
+    return SLICE_MOST_WORK * SLICE_ROWS * (key_work(config) + query_work(config));
+}
+
+/* Last rows whose queries score a layer; `after` is what it leaves. */
+static int scoring_rows(const struct slices *it, const struct slice *layer,
+                        const struct layer_rows *after)
+{
+    bool last = layer->layer + 1 == it->config->layers;
+    bool scores = it->params->method == METHOD_PYRAMIDINFER
+                      ? !last && after->propagated < layer->rows
+                      : it->params->method != METHOD_GEMFILTER && after->selects;
+
+    return scores ? method_score_rows(it->params, it->n_prompt) : 0;
+}
+
+/* PYRAMIDINFER scores with each chunk of keys. */
+static bool scores_apart(const struct slices *it, const struct slice *layer)
+{
+    double work = pair_work(it->config) * layer->scoring * layer->rows;
+
+    return it->params->method != METHOD_PYRAMIDINFER && layer->scoring > 0 &&
+           (method_scores_open(it->params) || layer->scoring > SLICE_WINDOW_ROWS ||
+            work > most_work(it->config) / 2);
+}
+
+static void start_layer(struct slices *it, int layer, int rows, int nth_layer)
+{
+    struct layer_rows after = method_layer_rows(it->params, it->config, it->n_prompt, layer, rows);
+    int chosen = layer == it->config->layers - 1 ? 1 : after.propagated;
+
+    it->next = (struct slice){
+        .layer = layer,
+        .rows = rows,
+        .chosen = chosen,
+        .nth_layer = nth_layer,
+    };
+    it->next.scoring = scoring_rows(it, &it->next, &after);
+    it->next.apart = scores_apart(it, &it->next);
+    it->next.kind = chosen < rows || it->next.apart ? SLICE_KEYS : SLICE_WHOLE;
+}
+
 static void start_filter_layer(struct slices *it, int layer)
 {
     bool chooses = layer == it->params->filter_layer;
@@ -13,20 +75,6 @@ static void start_filter_layer(struct slices *it, int layer)
         .chosen = chooses ? method_first_rows(it->params, it->n_prompt) : it->n_prompt,
         .filter = true,
         .nth_layer = layer,
-    };
-}
-
-static void start_layer(struct slices *it, int layer, int rows, int nth_layer)
-{
-    struct layer_rows after = method_layer_rows(it->params, it->config, it->n_prompt, layer, rows);
-    int chosen = layer == it->config->layers - 1 ? 1 : after.propagated;
-
-    it->next = (struct slice){
-        .kind = chosen < rows ? SLICE_KEYS : SLICE_WHOLE,
-        .layer = layer,
-        .rows = rows,
-        .chosen = chosen,
-        .nth_layer = nth_layer,
     };
 }
 
@@ -56,32 +104,73 @@ static bool start_next_layer(struct slices *it)
     return true;
 }
 
-/* Of the linear layers, for one row. */
-static double key_work(const struct model_config *config)
+/* The rows of the layer's current part. */
+static int first_row(const struct slice *slice)
 {
-    return 4.0 * config->hidden * config->head_dim * config->kv_heads;
+    return slice->kind == SLICE_SCORES ? slice->rows - slice->scoring : 0;
 }
 
-static double query_work(const struct model_config *config)
+static int end_row(const struct slice *slice)
 {
-    return 4.0 * config->hidden * config->head_dim * config->query_heads +
-           6.0 * config->hidden * config->intermediate;
+    return slice->kind == SLICE_QUERIES ? slice->chosen : slice->rows;
 }
 
-/* Sets the chunk that starts at `begin`, of `total` rows. */
-static void set_chunk(struct slices *it, int begin, int total)
+/* Of query rows [begin, end) and the keys up to their own. */
+static double causal_pairs(int begin, int end)
 {
-    double most = SLICE_MOST_WORK * SLICE_ROWS * (key_work(it->config) + query_work(it->config));
+    return (end - begin) * ((begin + end + 1) / 2.0);
+}
+
+static double scoring_pairs(const struct slices *it, const struct slice *slice)
+{
+    int window = slice->rows - slice->scoring;
+    int first = slice->begin > window ? slice->begin : window;
+    bool pyramid = it->params->method == METHOD_PYRAMIDINFER;
+    double pairs = 0;
+
+    if (slice->kind == SLICE_SCORES) {
+        return method_scores_open(it->params) ? (double)slice->scoring * (slice->end - slice->begin)
+                                              : causal_pairs(slice->begin, slice->end);
+    }
+    if (slice->kind == SLICE_QUERIES) {
+        return 0;
+    }
+    if (method_sums_columns(it->params, it->n_prompt)) {
+        pairs = causal_pairs(slice->begin, slice->end);
+    }
+    if (pyramid && slice->scoring > 0 && first < slice->end) {
+        pairs += causal_pairs(first, slice->end);
+    }
+    if (!pyramid && slice->chooses) {
+        pairs += (double)slice->scoring * slice->rows;
+    }
+    return pairs;
+}
+
+static void set_rows(struct slices *it, int begin, int end)
+{
     struct slice *slice = &it->next;
-    int rows = SLICE_ROWS;
+    bool last = end == end_row(slice);
 
     slice->begin = begin;
-    slice->end = total - begin < rows ? total : begin + rows;
-    while (rows > SLICE_LEAST_ROWS && slice_work(it->config, slice) > most) {
+    slice->end = end;
+    slice->chooses =
+        last && slice->kind != SLICE_QUERIES && (slice->kind == SLICE_SCORES || !slice->apart);
+    slice->pairs = scoring_pairs(it, slice);
+}
+
+/* Sets the chunk that starts at `begin`. */
+static void set_chunk(struct slices *it, int begin)
+{
+    double most = most_work(it->config);
+    int total = end_row(&it->next);
+    int rows = SLICE_ROWS;
+
+    set_rows(it, begin, total - begin < rows ? total : begin + rows);
+    while (rows > SLICE_LEAST_ROWS && slice_work(it->config, &it->next) > most) {
         rows /= 2;
-        slice->end = total - begin < rows ? total : begin + rows;
+        set_rows(it, begin, total - begin < rows ? total : begin + rows);
     }
-    slice->last_keys = slice->kind != SLICE_QUERIES && slice->end == total;
 }
 
 void slices_begin(struct slices *it, const struct method_params *params,
@@ -90,21 +179,34 @@ void slices_begin(struct slices *it, const struct method_params *params,
     assert(n_prompt > 0);
     *it = (struct slices){.params = params, .config = config, .n_prompt = n_prompt};
     start_first_layer(it);
-    set_chunk(it, 0, n_prompt);
+    set_chunk(it, 0);
+}
+
+/* Keys, scores and queries of a layer, or all of it in one; then the next layer.  False after the
+ * last one. */
+static bool next_part(struct slices *it)
+{
+    struct slice *slice = &it->next;
+
+    if (slice->kind == SLICE_KEYS && slice->apart) {
+        slice->kind = SLICE_SCORES;
+        return true;
+    }
+    if (slice->kind == SLICE_SCORES || (slice->kind == SLICE_KEYS && !slice->filter)) {
+        slice->kind = SLICE_QUERIES;
+        return true;
+    }
+    return start_next_layer(it);
 }
 
 static void step(struct slices *it)
 {
     struct slice *next = &it->next;
-    int total = next->kind == SLICE_QUERIES ? next->chosen : next->rows;
 
-    if (next->end < total) {
-        set_chunk(it, next->end, total);
-    } else if (next->kind == SLICE_KEYS && !next->filter) {
-        next->kind = SLICE_QUERIES;
-        set_chunk(it, 0, next->chosen);
-    } else if (start_next_layer(it)) {
-        set_chunk(it, 0, next->rows);
+    if (next->end < end_row(next)) {
+        set_chunk(it, next->end);
+    } else if (next_part(it)) {
+        set_chunk(it, first_row(next));
     } else {
         next->end = 0;
     }
@@ -137,40 +239,33 @@ static double attention_pairs(const struct slice *slice)
 
 double slice_work(const struct model_config *config, const struct slice *slice)
 {
-    double head = config->head_dim;
     double keys = key_work(config);
     double n = slice->end - slice->begin;
-    double work = 0;
+    double work = slice->pairs * pair_work(config);
 
+    if (slice->kind == SLICE_SCORES) {
+        return work + n * 2.0 * config->hidden * config->head_dim * config->query_heads;
+    }
     if (slice->kind != SLICE_QUERIES) {
         work += slice->filter && slice->kind == SLICE_KEYS ? n * keys / 2 : n * keys;
     }
     if (slice->kind != SLICE_KEYS) {
-        work += n * query_work(config) + 4.0 * attention_pairs(slice) * head * config->query_heads;
+        work += n * query_work(config) + attention_pairs(slice) * pair_work(config);
     }
     return work;
 }
 
-/* Work is linear in rows and pairs, so one slice as long as its layer stands for its chunks. */
+/* Work is linear in rows and pairs, so one slice as long as its part stands for its chunks. */
 double slices_total_work(const struct method_params *params, const struct model_config *config,
                          int n_prompt)
 {
     struct slices it = {.params = params, .config = config, .n_prompt = n_prompt};
     double work = 0;
 
-    bool more = true;
-
     start_first_layer(&it);
-    while (more) {
-        struct slice *next = &it.next;
-        next->begin = 0;
-        next->end = next->kind == SLICE_QUERIES ? next->chosen : next->rows;
-        work += slice_work(config, next);
-        if (next->kind == SLICE_KEYS && !next->filter) {
-            next->kind = SLICE_QUERIES;
-        } else {
-            more = start_next_layer(&it);
-        }
-    }
+    do {
+        set_rows(&it, first_row(&it.next), end_row(&it.next));
+        work += slice_work(config, &it.next);
+    } while (next_part(&it));
     return work;
 }

@@ -48,28 +48,54 @@ void columns_begin(struct columns *columns, const struct columns *memory,
     };
 }
 
-status columns_add(const struct columns *columns, const struct member *member,
-                   const struct columns_chunk *chunk)
+/* The sums of a chunk, with all of the operation that is not the caller's choice. */
+static struct column_sums sums_of(const struct member *member, const struct columns_chunk *chunk)
 {
     const struct model *model = member->model;
 
-    return op_column_sums(member->dev, &(struct column_sums){
-                                           .out = columns->all,
-                                           .local = columns->n_near ? columns->near : NULL,
-                                           .stride = (size_t)chunk->rows_in_layer,
-                                           .q = member->scratch->q,
-                                           .k = chunk->k,
-                                           .kv_stride = chunk->kv_stride,
-                                           .positions = chunk->positions,
-                                           .lse = chunk->lse,
-                                           .first_row = chunk->first_row,
-                                           .rows = chunk->rows,
-                                           .n_keys = chunk->first_row + chunk->rows,
-                                           .fresh = chunk->first_row,
-                                           .n_local = columns->n_near,
-                                           .q_heads = model->split.query_heads,
-                                           .kv_heads = model->split.kv_heads,
-                                           .head_dim = model->config.head_dim,
-                                           .sliding_window = model->config.sliding_window,
-                                       });
+    return (struct column_sums){
+        .stride = (size_t)chunk->rows_in_layer,
+        .q = member->scratch->q,
+        .k = chunk->k,
+        .kv_stride = chunk->kv_stride,
+        .positions = chunk->positions,
+        .lse = chunk->lse,
+        .first_row = chunk->first_row,
+        .rows = chunk->rows,
+        .n_keys = chunk->first_row + chunk->rows,
+        .fresh = chunk->first_row,
+        .q_heads = model->split.query_heads,
+        .kv_heads = model->split.kv_heads,
+        .head_dim = model->config.head_dim,
+        .sliding_window = model->config.sliding_window,
+    };
+}
+
+status columns_add(const struct columns *columns, const struct member *member,
+                   const struct columns_chunk *chunk)
+{
+    struct column_sums args = sums_of(member, chunk);
+
+    args.out = columns->all;
+    args.local = columns->n_near ? columns->near : NULL;
+    args.n_local = columns->n_near;
+    return op_column_sums(member->dev, &args);
+}
+
+status columns_score(const struct columns *columns, const struct member *member,
+                     const struct columns_chunk *chunk, bool first, int open_rows)
+{
+    struct column_sums args = sums_of(member, chunk);
+
+    args.out = columns->near;
+    if (open_rows > 0) {
+        args.n_keys = chunk->rows_in_layer;
+        args.fresh = chunk->rows_in_layer;
+        args.open_rows = open_rows;
+        args.sliding_window = 0;
+    }
+    if (first) {
+        args.fresh = 0;
+    }
+    return op_column_sums(member->dev, &args);
 }

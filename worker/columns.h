@@ -13,7 +13,7 @@
 
 struct columns {
     float *all;  /* (query heads, rows of the layer) */
-    float *near; /* likewise, of pairs less than n_near apart */
+    float *near; /* likewise, of pairs less than n_near apart; or of columns_score() */
     bool wanted;
     int n_near; /* 0: near is not wanted */
 };
@@ -40,5 +40,11 @@ struct columns_chunk {
 };
 status columns_add(const struct columns *columns, const struct member *member,
                    const struct columns_chunk *chunk);
+
+/* A chunk of the last rows of a layer, whose keys are all there, scores it: columns->near (query
+ * heads, rows of the layer) += its weights.  Rows before open_rows see all keys of the layer; with
+ * 0 every row sees those up to its own, as in its attention. */
+status columns_score(const struct columns *columns, const struct member *member,
+                     const struct columns_chunk *chunk, bool first, int open_rows);
 
 #endif

@@ -23,6 +23,7 @@ struct policy_layer {
     size_t kv_stride;
     const void *window_q;     /* (window, query heads, head_dim): the last rows' queries, rotated */
     float *sums;              /* what score_add_rows() added up; NULL: the layer drops no rows */
+    const float *scores;      /* (query heads, rows) of SLICE_SCORES; NULL: there were none */
     const int32_t *positions; /* (rows) original positions */
     const float *columns;     /* (query heads, rows) column sums, where the method has them */
     const float *near_columns; /* likewise, of near pairs alone; FASTGEN */
@@ -43,7 +44,7 @@ struct policy_choice {
 };
 
 struct policy {
-    bool window_queries; /* choose() reads window_q where a selection takes place */
+    bool window_queries; /* choose() reads window_q, or scores, where a selection takes place */
     bool sums_rows;      /* choose() reads sums where rows are dropped, which may be everywhere */
     status (*choose)(struct member *member, const struct policy_layer *layer,
                      struct policy_choice *out);

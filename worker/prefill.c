@@ -168,6 +168,54 @@ static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slic
                                residual_row(phase, slice->begin), rows);
 }
 
+/* SLICE_SCORES: the queries of the chunk's rows are computed for the scores alone. */
+static status score_rows(struct prompt_phase *phase, const struct slice *slice)
+{
+    double begin = clock_ms();
+    bool open = method_scores_open(&phase->sequence->params);
+    status st =
+        norm(phase, slice->layer, residual_row(phase, slice->begin), slice->end - slice->begin);
+
+    if (!st) {
+        st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin,
+                                     slice->end - slice->begin);
+    }
+    if (!st) {
+        st = prefill_score_columns(phase, slice, open);
+    }
+    phase->member->scoring_ms += clock_ms() - begin;
+    return st;
+}
+
+/* SLICE_QUERIES of a layer that keeps all rows: they stay where they are. */
+static status rest_of_all(struct prompt_phase *phase, const struct slice *slice)
+{
+    float *residual = residual_row(phase, slice->begin);
+    int rows = slice->end - slice->begin;
+    status st = norm(phase, slice->layer, residual, rows);
+
+    if (!st) {
+        st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin, rows);
+    }
+    if (!st) {
+        st = attend(phase, rows, slice->begin, NULL, slice->end);
+    }
+    return st ? st
+              : forward_output(phase->member, phase_weights(phase, slice->layer), op_linear,
+                               residual, rows);
+}
+
+/* The chosen rows are at the front now; their positions follow. */
+static status drop_rows(struct prompt_phase *phase, int chosen)
+{
+    int32_t *positions = phase->positions;
+
+    phase->positions = phase->next_positions;
+    phase->next_positions = positions;
+    return device_download(phase->member->dev, phase->host_positions, phase->positions,
+                           (size_t)chosen * sizeof(*positions));
+}
+
 /* SLICE_QUERIES: the layer for chosen rows [begin, end), which move to the front.  A chosen row
  * never lies before its number among the chosen, so no row is overwritten before it is read. */
 static status rest_of_chosen(struct prompt_phase *phase, const struct slice *slice)
@@ -197,46 +245,36 @@ static status rest_of_chosen(struct prompt_phase *phase, const struct slice *sli
         st = op_gather_rows(member->dev, residual_row(phase, slice->begin), residual,
                             member->scratch->in_order, rows, row_bytes);
     }
-    return st;
-}
-
-/* The chosen rows are at the front now; their positions follow. */
-static status drop_rows(struct prompt_phase *phase, int chosen)
-{
-    int32_t *positions = phase->positions;
-
-    phase->positions = phase->next_positions;
-    phase->next_positions = positions;
-    return device_download(phase->member->dev, phase->host_positions, phase->positions,
-                           (size_t)chosen * sizeof(*positions));
+    return st || slice->end < slice->chosen ? st : drop_rows(phase, slice->chosen);
 }
 
 static status run_slice(struct prompt_phase *phase, const struct slice *slice)
 {
     status st = STATUS_OK;
 
-    if (slice->kind != SLICE_QUERIES) {
+    switch (slice->kind) {
+    case SLICE_WHOLE:
         st = keys_of_chunk(phase, slice);
+        st = st ? st : rest_of_chunk(phase, slice);
+        break;
+    case SLICE_KEYS:
+        st = keys_of_chunk(phase, slice);
+        st = st ? st : score_keys(phase, slice);
+        break;
+    case SLICE_SCORES:
+        st = score_rows(phase, slice);
+        break;
+    case SLICE_QUERIES:
+        return slice->chosen == slice->rows ? rest_of_all(phase, slice)
+                                            : rest_of_chosen(phase, slice);
     }
-    if (!st && slice->kind == SLICE_KEYS) {
-        st = score_keys(phase, slice);
+    if (st || !slice->chooses) {
+        return st;
     }
-    if (!st && slice->kind == SLICE_WHOLE) {
-        st = rest_of_chunk(phase, slice);
+    if (!slice->filter) {
+        return prefill_choose(phase, slice);
     }
-    if (!st && slice->last_keys && !slice->filter) {
-        st = prefill_choose(phase, slice);
-    }
-    if (!st && slice->filter && slice->kind == SLICE_KEYS && slice->last_keys) {
-        st = prefill_filter(phase, slice);
-    }
-    if (!st && slice->kind == SLICE_QUERIES) {
-        st = rest_of_chosen(phase, slice);
-        if (!st && slice->end == slice->chosen) {
-            st = drop_rows(phase, slice->chosen);
-        }
-    }
-    return st;
+    return slice->kind == SLICE_KEYS ? prefill_filter(phase, slice) : STATUS_OK;
 }
 
 status prefill_slice(struct prompt_phase *phase, bool *done)

@@ -34,11 +34,6 @@ status prefill_project_queries(const struct prompt_phase *phase, int layer,
     return st ? st : rotate(member, s->q, s->q, positions, rows, member->model->split.query_heads);
 }
 
-static void *window_queries(const struct prompt_phase *phase)
-{
-    return phase->long_window_q ? phase->long_window_q : phase->window_q;
-}
-
 /* The last layer's row needs no choice; a drop that all rows survive needs none either. */
 static bool drops_by_sums(const struct prompt_phase *phase, const struct slice *slice)
 {
@@ -51,7 +46,8 @@ static bool is_scored(const struct prompt_phase *phase, const struct slice *slic
     if (slice->filter) {
         return slice->kind == SLICE_KEYS;
     }
-    return (phase->policy->window_queries && phase->counts.selects) || drops_by_sums(phase, slice);
+    return !slice->apart && ((phase->policy->window_queries && phase->counts.selects) ||
+                             drops_by_sums(phase, slice));
 }
 
 /* The first of the rows whose queries score the layer. */
@@ -79,7 +75,7 @@ static void *window_row(const struct prompt_phase *phase, const struct slice *sl
     const struct member *member = phase->member;
     size_t t = (size_t)(row - window_begin(phase, slice));
 
-    return (char *)window_queries(phase) +
+    return (char *)phase->window_q +
            t * phase_query_elements(member->model) * phase_act_bytes(member);
 }
 
@@ -95,8 +91,9 @@ struct policy_layer prefill_describe_layer(const struct prompt_phase *phase,
         .k = phase->k,
         .v = phase->v,
         .kv_stride = phase_kv_stride(phase->member),
-        .window_q = window_queries(phase),
+        .window_q = phase->window_q,
         .sums = drops_by_sums(phase, slice) ? phase->sums : NULL,
+        .scores = slice->apart ? phase->columns.near : NULL,
         .positions = phase->positions,
         .columns = phase->columns.all,
         .near_columns = phase->columns.near,
@@ -168,21 +165,35 @@ status prefill_window_of_chunk(const struct prompt_phase *phase, const struct sl
                   member->model->split.query_heads);
 }
 
+static struct columns_chunk chunk_of(const struct prompt_phase *phase, const struct slice *slice,
+                                     const float *lse)
+{
+    return (struct columns_chunk){
+        .k = phase->k,
+        .kv_stride = phase_kv_stride(phase->member),
+        .positions = phase->positions,
+        .lse = lse,
+        .first_row = slice->begin,
+        .rows = slice->end - slice->begin,
+        .rows_in_layer = slice->rows,
+    };
+}
+
 status prefill_add_to_columns(const struct prompt_phase *phase, const struct slice *slice,
                               const float *lse)
 {
-    const struct member *member = phase->member;
+    const struct columns_chunk chunk = chunk_of(phase, slice, lse);
 
-    return columns_add(&phase->columns, member,
-                       &(struct columns_chunk){
-                           .k = phase->k,
-                           .kv_stride = phase_kv_stride(member),
-                           .positions = phase->positions,
-                           .lse = lse,
-                           .first_row = slice->begin,
-                           .rows = slice->end - slice->begin,
-                           .rows_in_layer = slice->rows,
-                       });
+    return columns_add(&phase->columns, phase->member, &chunk);
+}
+
+status prefill_score_columns(const struct prompt_phase *phase, const struct slice *slice, bool open)
+{
+    const struct columns_chunk chunk = chunk_of(phase, slice, NULL);
+
+    return columns_score(&phase->columns, phase->member, &chunk,
+                         slice->begin == slice->rows - slice->scoring,
+                         open ? slice->rows - phase->sequence->params.window : 0);
 }
 
 status prefill_columns_of_keys(const struct prompt_phase *phase, const struct slice *slice)

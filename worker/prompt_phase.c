@@ -13,14 +13,14 @@ void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows,
     *hidden = rows * (size_t)model->config.hidden * sizeof(float);
     *layer_kv = 2 * rows * phase_key_elements(model) * dtype_bytes(dtype);
     *rest = 5 * rows * sizeof(int32_t);
-    *rest +=
-        (size_t)PLAN_MAX_PROMPTS * WINDOW_ROWS * phase_query_elements(model) * dtype_bytes(dtype);
+    *rest += (size_t)PLAN_MAX_PROMPTS * SLICE_WINDOW_ROWS * phase_query_elements(model) *
+             dtype_bytes(dtype);
     *rest += columns_bytes(model, prompt_rows);
 }
 
 static size_t window_bytes(const struct member *member)
 {
-    return WINDOW_ROWS * phase_query_elements(member->model) * phase_act_bytes(member);
+    return SLICE_WINDOW_ROWS * phase_query_elements(member->model) * phase_act_bytes(member);
 }
 
 static status allocate(struct prompt_memory *memory, struct member *member)
@@ -176,7 +176,6 @@ static status begin(struct prompt_phase *phase)
     struct sequence *sequence = phase->sequence;
     const struct model_config *config = &member->model->config;
     size_t list = (size_t)sequence->n_prompt * sizeof(int32_t);
-    int window = method_score_rows(&sequence->params, sequence->n_prompt);
     status st;
 
     phase->policy = policy_for(sequence->params.method);
@@ -190,13 +189,6 @@ static status begin(struct prompt_phase *phase)
     st = device_upload(member->dev, phase->ids, sequence->prompt, list);
     if (!st) {
         st = device_upload(member->dev, phase->positions, phase->host_positions, list);
-    }
-    if (!st && phase->policy->window_queries && window > WINDOW_ROWS &&
-        window <= sequence->n_prompt) {
-        st = device_alloc(member->dev, &phase->long_window_q,
-                          (size_t)window * phase_query_elements(member->model) *
-                              phase_act_bytes(member),
-                          "window queries");
     }
     if (!st && sequence->ranked) {
         st = device_alloc(member->dev, &phase->raw_k,
@@ -231,11 +223,9 @@ status prefill_begin(struct prompt_phases *all, struct sequence *sequence,
 
 void prefill_end(struct prompt_phase *phase)
 {
-    device_free(phase->member->dev, phase->long_window_q);
     device_free(phase->member->dev, phase->raw_k);
     phase->raw_k = NULL;
     trace_destroy(phase->trace);
-    phase->long_window_q = NULL;
     phase->trace = NULL;
     phase->sequence = NULL;
 }

@@ -12,12 +12,6 @@
 #include "worker/policy.h"
 #include "worker/prefill.h"
 
-enum {
-    /* Windows are short; the queries of a longer one take memory of their own while its prompt
-     * lasts. */
-    WINDOW_ROWS = 256,
-};
-
 /* Device memory that prompts share by rows; `rows` is member.prompt_rows.  Allocated once. */
 struct prompt_memory {
     float *residual;         /* (rows, hidden) */
@@ -27,7 +21,7 @@ struct prompt_memory {
     int32_t *positions;      /* (rows) */
     int32_t *next_positions; /* (rows) */
     int32_t *chosen;         /* (rows) */
-    void *window_q;          /* (PLAN_MAX_PROMPTS, WINDOW_ROWS, query heads, head_dim) */
+    void *window_q;          /* (PLAN_MAX_PROMPTS, SLICE_WINDOW_ROWS, query heads, head_dim) */
     struct columns columns;
     int32_t *host_positions; /* (rows) */
     int32_t *host_list;      /* (rows) */
@@ -51,13 +45,12 @@ struct prompt_phase {
     int32_t *positions;      /* (rows): original positions of the rows */
     int32_t *next_positions; /* (rows): those of the chosen rows */
     int32_t *chosen;         /* (rows): rows that go on from a layer that drops some */
-    void *window_q;          /* (WINDOW_ROWS, query heads, head_dim), its own */
+    void *window_q;          /* (SLICE_WINDOW_ROWS, query heads, head_dim), its own */
     struct columns columns;  /* for methods that choose by all rows */
     int32_t *host_positions; /* (rows): mirror of positions */
     int32_t *host_list;      /* (rows): a list of rows, then of their positions */
     uint8_t *host_marks;     /* (rows): evict_mark() of the tokens */
     void *raw_k;             /* (kv heads, n_prompt, head_dim): before RoPE; NULL: not needed */
-    void *long_window_q;     /* instead of window_q; NULL: not needed */
     struct trace *trace;     /* NULL: not asked for */
 };
 
@@ -103,7 +96,8 @@ struct policy_layer prefill_describe_layer(const struct prompt_phase *phase,
 status prefill_project_queries(const struct prompt_phase *phase, int layer,
                                const int32_t *positions, int rows);
 
-/* SLICE_KEYS: of the normed chunk only the window's queries are needed now. */
+/* SLICE_KEYS: of the normed chunk only the queries of a window that scores with the last keys are
+ * needed now. */
 status prefill_window_of_keys(const struct prompt_phase *phase, const struct slice *slice);
 
 /* SLICE_WHOLE: the window's queries are among those of the chunk. */
@@ -111,6 +105,11 @@ status prefill_window_of_chunk(const struct prompt_phase *phase, const struct sl
 
 /* SLICE_KEYS: column sums need the queries of rows that nothing else needs. */
 status prefill_columns_of_keys(const struct prompt_phase *phase, const struct slice *slice);
+
+/* SLICE_SCORES: the chunk's queries in scratch add to the scores of the layer; `open`: as
+ * method_scores_open() says. */
+status prefill_score_columns(const struct prompt_phase *phase, const struct slice *slice,
+                             bool open);
 
 /* The chunk's queries in scratch join the column sums; lse may be NULL. */
 status prefill_add_to_columns(const struct prompt_phase *phase, const struct slice *slice,

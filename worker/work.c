@@ -43,13 +43,17 @@ static void add_slice(struct work *work, const struct work_config *config,
     double linear = 0, elements = 0;
 
     work->slices++;
-    if (slice->kind != SLICE_QUERIES) {
+    if (slice->kind == SLICE_SCORES) {
+        elements += s.hidden * s.query;
+        work->kv_bytes += share * slice->rows * s.key * act;
+        work->residual_bytes += rows * s.hidden * sizeof(float);
+    } else if (slice->kind != SLICE_QUERIES) {
         double keys = slice->filter && slice->kind == SLICE_KEYS ? s.keys / 2 : s.keys;
         elements += keys;
         work->kv_bytes += share * rows * 2 * s.key * act;
         work->residual_bytes += rows * s.hidden * sizeof(float);
     }
-    if (slice->kind != SLICE_KEYS) {
+    if (slice->kind == SLICE_WHOLE || slice->kind == SLICE_QUERIES) {
         double seen = slice->kind == SLICE_WHOLE ? slice->end : slice->rows;
         elements += s.queries;
         work->kv_bytes += share * seen * 2 * s.key * act;
@@ -60,7 +64,7 @@ static void add_slice(struct work *work, const struct work_config *config,
     work->linear += share * linear;
     work->attention += share * (slice_work(config->model, slice) - linear);
     work->weight_bytes += share * elements * act;
-    if (slice->layer == 0 && slice->kind != SLICE_QUERIES) {
+    if (slice->layer == 0 && (slice->kind == SLICE_WHOLE || slice->kind == SLICE_KEYS)) {
         add_collectives(work, config, 1, rows * s.hidden); /* the embedding */
     }
 }
@@ -82,8 +86,7 @@ struct work work_prefill(const struct work_config *config)
 
     slices_begin(&it, config->params, config->model, config->n_prompt);
     while (slices_next(&it, &slice)) {
-        bool drops = slice.kind == SLICE_KEYS && slice.last_keys && slice.chosen > 1 &&
-                     slice.chosen < slice.rows;
+        bool drops = slice.chooses && slice.chosen > 1 && slice.chosen < slice.rows;
         add_slice(&work, config, &slice);
         if (drops) {
             add_collectives(&work, config, 1, slice.rows); /* the scores */

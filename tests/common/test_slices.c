@@ -31,13 +31,46 @@ static struct method_params fastkv(int tsp_layer, double tsp_rate)
     return params;
 }
 
+/* Of a query and a key. */
+static double pair_work(void)
+{
+    return 4.0 * config.head_dim * config.query_heads;
+}
+
 /* What a slice may cost: so many rows of the linear layers. */
 static double most_work(void)
 {
     const struct slice first = {.kind = SLICE_WHOLE, .end = 1, .rows = 1, .chosen = 1};
-    double attention_of_one_row = 4.0 * config.head_dim * config.query_heads;
 
-    return SLICE_MOST_WORK * SLICE_ROWS * (slice_work(&config, &first) - attention_of_one_row);
+    return SLICE_MOST_WORK * SLICE_ROWS * (slice_work(&config, &first) - pair_work());
+}
+
+/* Keys first, of all rows, then their scores, then queries: the rows of each part exactly once. */
+static void check_parts(const struct method_params *params, int n_prompt, int scoring)
+{
+    static const enum slice_kind parts[] = {SLICE_KEYS, SLICE_SCORES, SLICE_QUERIES};
+    struct slices it;
+    struct slice slice;
+
+    slices_begin(&it, params, &config, n_prompt);
+    for (int layer = 0; layer < config.layers; layer++) {
+        int chosen = layer == config.layers - 1 ? 1 : n_prompt;
+        for (int part = 0; part < 3; part++) {
+            int end = part == 2 ? chosen : n_prompt;
+            int at = part == 1 ? n_prompt - scoring : 0;
+            while (at < end) {
+                CHECK(slices_next(&it, &slice));
+                CHECK(slice.layer == layer && slice.kind == parts[part] && slice.begin == at);
+                CHECK(slice.rows == n_prompt && slice.chosen == chosen && slice.apart);
+                CHECK(slice.end > at && slice.end <= end && slice.end - at <= SLICE_ROWS);
+                CHECK(slice.end - at <= SLICE_LEAST_ROWS ||
+                      slice_work(&config, &slice) <= most_work());
+                at = slice.end;
+                CHECK(slice.chooses == (part == 1 && at == end));
+            }
+        }
+    }
+    CHECK(!slices_next(&it, &slice));
 }
 
 /* One chunk after the other; each but the last has as many rows as its work allows. */
@@ -53,40 +86,47 @@ static void check_chunk(const struct slice *slice, int total, int *next)
         CHECK(rows >= SLICE_LEAST_ROWS && rows <= SLICE_ROWS && (rows & (rows - 1)) == 0);
         assert_int_equal(slice->begin % rows, 0);
         twice.end = slice->begin + 2 * rows < total ? slice->begin + 2 * rows : total;
-        CHECK(rows == SLICE_ROWS || slice_work(&config, &twice) > most_work());
+        bool would_score = slice->scoring > 0 && twice.end > slice->rows - slice->scoring;
+        CHECK(rows == SLICE_ROWS || would_score || slice_work(&config, &twice) > most_work());
     }
     *next = slice->end == total ? 0 : slice->end;
+}
+
+/* Takes the slices of one part of a layer: rows begin..total. */
+static void check_part(struct slices *it, const struct slice *part, int begin, int total)
+{
+    struct slice slice;
+    int next = begin;
+
+    do {
+        CHECK(slices_next(it, &slice));
+        CHECK(slice.layer == part->layer && slice.kind == part->kind);
+        CHECK(slice.rows == part->rows && slice.chosen == part->chosen);
+        check_chunk(&slice, total, &next);
+        CHECK(slice.chooses == (part->chooses && next == 0));
+    } while (next != 0);
 }
 
 /* Takes the slices of one layer that `rows` enter, and returns how many leave it. */
 static int check_layer(struct slices *it, int layer, int rows, int chosen)
 {
-    struct slice slice;
-    int next = 0;
-    bool keys_done = false;
+    struct slice part = {.layer = layer, .rows = rows, .chosen = chosen};
+    bool apart = it->next.apart;
+    bool whole = chosen == rows && !apart;
 
-    do {
-        CHECK(slices_next(it, &slice));
-        assert_int_equal(slice.layer, layer);
-        assert_int_equal(slice.rows, rows);
-        assert_int_equal(slice.chosen, chosen);
-        assert_int_equal(slice.kind, chosen < rows ? SLICE_KEYS : SLICE_WHOLE);
-        check_chunk(&slice, rows, &next);
-        CHECK(!keys_done);
-        keys_done = slice.last_keys;
-        CHECK(keys_done == (next == 0));
-    } while (next != 0);
-    while (chosen < rows) {
-        CHECK(slices_next(it, &slice));
-        assert_int_equal(slice.layer, layer);
-        assert_int_equal(slice.kind, SLICE_QUERIES);
-        assert_int_equal(slice.rows, rows);
-        assert_int_equal(slice.chosen, chosen);
-        CHECK(!slice.last_keys);
-        check_chunk(&slice, chosen, &next);
-        if (next == 0) {
-            break;
-        }
+    part.kind = whole ? SLICE_WHOLE : SLICE_KEYS;
+    part.chooses = !apart;
+    int scoring = it->next.scoring;
+    check_part(it, &part, 0, rows);
+    if (apart) {
+        part.kind = SLICE_SCORES;
+        part.chooses = true;
+        check_part(it, &part, rows - scoring, rows);
+    }
+    if (!whole) {
+        part.kind = SLICE_QUERIES;
+        part.chooses = false;
+        check_part(it, &part, 0, chosen);
     }
     return chosen;
 }
@@ -166,7 +206,7 @@ static void check_slices(const struct method_params *params, int n_prompt,
         CHECK(slice.kind == e->kind && slice.layer == e->layer);
         CHECK(slice.begin == e->begin && slice.end == e->end);
         CHECK(slice.rows == e->rows && slice.chosen == e->chosen);
-        CHECK(slice.last_keys == e->last_keys && slice.filter == e->filter);
+        CHECK(slice.chooses == e->chooses && slice.filter == e->filter);
         CHECK(slice.nth_layer == e->nth_layer);
     }
     CHECK(!slices_next(&it, &slice));
@@ -175,19 +215,19 @@ static void check_slices(const struct method_params *params, int n_prompt,
 static void test_a_fastkv_prompt_is_cut_as_drawn(void **state)
 {
     static const struct slice expected[] = {
-        {SLICE_WHOLE, 0, 0, 512, 1000, 1000, false, false, 0},
-        {SLICE_WHOLE, 0, 512, 1000, 1000, 1000, true, false, 0},
-        {SLICE_KEYS, 1, 0, 512, 1000, 600, false, false, 1},
-        {SLICE_KEYS, 1, 512, 1000, 1000, 600, true, false, 1},
-        {SLICE_QUERIES, 1, 0, 512, 1000, 600, false, false, 1},
-        {SLICE_QUERIES, 1, 512, 600, 1000, 600, false, false, 1},
-        {SLICE_WHOLE, 2, 0, 512, 600, 600, false, false, 2},
-        {SLICE_WHOLE, 2, 512, 600, 600, 600, true, false, 2},
-        {SLICE_WHOLE, 3, 0, 512, 600, 600, false, false, 3},
-        {SLICE_WHOLE, 3, 512, 600, 600, 600, true, false, 3},
-        {SLICE_KEYS, 4, 0, 512, 600, 1, false, false, 4},
-        {SLICE_KEYS, 4, 512, 600, 600, 1, true, false, 4},
-        {SLICE_QUERIES, 4, 0, 1, 600, 1, false, false, 4},
+        {SLICE_WHOLE, 0, 0, 512, 1000, 1000, false, false, 0, 0, false, 0},
+        {SLICE_WHOLE, 0, 512, 1000, 1000, 1000, true, false, 0, 0, false, 0},
+        {SLICE_KEYS, 1, 0, 512, 1000, 600, false, false, 1, 0, false, 0},
+        {SLICE_KEYS, 1, 512, 1000, 1000, 600, true, false, 1, 0, false, 0},
+        {SLICE_QUERIES, 1, 0, 512, 1000, 600, false, false, 1, 0, false, 0},
+        {SLICE_QUERIES, 1, 512, 600, 1000, 600, false, false, 1, 0, false, 0},
+        {SLICE_WHOLE, 2, 0, 512, 600, 600, false, false, 2, 0, false, 0},
+        {SLICE_WHOLE, 2, 512, 600, 600, 600, true, false, 2, 0, false, 0},
+        {SLICE_WHOLE, 3, 0, 512, 600, 600, false, false, 3, 0, false, 0},
+        {SLICE_WHOLE, 3, 512, 600, 600, 600, true, false, 3, 0, false, 0},
+        {SLICE_KEYS, 4, 0, 512, 600, 1, false, false, 4, 0, false, 0},
+        {SLICE_KEYS, 4, 512, 600, 600, 1, true, false, 4, 0, false, 0},
+        {SLICE_QUERIES, 4, 0, 1, 600, 1, false, false, 4, 0, false, 0},
     };
     struct method_params params = fastkv(1, 0.6);
 
@@ -209,16 +249,16 @@ static struct method_params gemfilter(int filter_layer, double rate)
 static void test_a_gemfilter_prompt_passes_twice(void **state)
 {
     static const struct slice expected[] = {
-        {SLICE_WHOLE, 0, 0, 512, 600, 600, false, true, 0},
-        {SLICE_WHOLE, 0, 512, 600, 600, 600, true, true, 0},
-        {SLICE_KEYS, 1, 0, 512, 600, 60, false, true, 1},
-        {SLICE_KEYS, 1, 512, 600, 600, 60, true, true, 1},
-        {SLICE_WHOLE, 0, 0, 60, 60, 60, true, false, 2},
-        {SLICE_WHOLE, 1, 0, 60, 60, 60, true, false, 3},
-        {SLICE_WHOLE, 2, 0, 60, 60, 60, true, false, 4},
-        {SLICE_WHOLE, 3, 0, 60, 60, 60, true, false, 5},
-        {SLICE_KEYS, 4, 0, 60, 60, 1, true, false, 6},
-        {SLICE_QUERIES, 4, 0, 1, 60, 1, false, false, 6},
+        {SLICE_WHOLE, 0, 0, 512, 600, 600, false, true, 0, 0, false, 0},
+        {SLICE_WHOLE, 0, 512, 600, 600, 600, true, true, 0, 0, false, 0},
+        {SLICE_KEYS, 1, 0, 512, 600, 60, false, true, 1, 0, false, 0},
+        {SLICE_KEYS, 1, 512, 600, 600, 60, true, true, 1, 0, false, 0},
+        {SLICE_WHOLE, 0, 0, 60, 60, 60, true, false, 2, 0, false, 0},
+        {SLICE_WHOLE, 1, 0, 60, 60, 60, true, false, 3, 0, false, 0},
+        {SLICE_WHOLE, 2, 0, 60, 60, 60, true, false, 4, 0, false, 0},
+        {SLICE_WHOLE, 3, 0, 60, 60, 60, true, false, 5, 0, false, 0},
+        {SLICE_KEYS, 4, 0, 60, 60, 1, true, false, 6, 0, false, 0},
+        {SLICE_QUERIES, 4, 0, 1, 60, 1, false, false, 6, 0, false, 0},
     };
     struct method_params params = gemfilter(1, 0.1);
 
@@ -285,6 +325,56 @@ static double total_work(const struct method_params *params, int n_prompt)
     return work;
 }
 
+static void test_scores_of_many_rows_have_slices_of_their_own(void **state)
+{
+    struct method_params params;
+
+    (void)state;
+    for (size_t i = 5; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        method_defaults(&params, METHOD_H2O, &config);
+        params.h2o_causal = false;
+        check_parts(&params, lengths[i], lengths[i]);
+        method_defaults(&params, METHOD_SNAPKV, &config);
+        params.window = SLICE_WINDOW_ROWS + 1;
+        if (lengths[i] > 3000) {
+            check_parts(&params, lengths[i], params.window);
+        }
+    }
+    params.window = 64; /* few rows, many keys */
+    check_parts(&params, 131072, 64);
+}
+
+/* Beside attention, every pair of a row that scores and a key that it sees. */
+static void check_scoring_work(const struct method_params *params, int n, double pairs)
+{
+    struct method_params all = full();
+    double more = total_work(params, n) - total_work(&all, n);
+
+    if (fabs(more - pairs * pair_work()) > 1e-6 * more) {
+        fail_msg("%s: %.17g more, not %.17g", method_name(params->method), more,
+                 pairs * pair_work());
+    }
+}
+
+static void test_scores_count_as_work(void **state)
+{
+    struct method_params params;
+    double n = 1300;
+    double causal = n * (n + 1) / 2;
+    double layers = config.layers;
+
+    (void)state;
+    method_defaults(&params, METHOD_SNAPKV, &config);
+    check_scoring_work(&params, 1300, layers * 8 * n);
+    method_defaults(&params, METHOD_FASTGEN, &config);
+    check_scoring_work(&params, 1300, layers * causal);
+    method_defaults(&params, METHOD_H2O, &config);
+    params.h2o_dynamic = false;
+    check_scoring_work(&params, 1300, layers * causal);
+    params.h2o_causal = false; /* their queries are computed twice */
+    check_scoring_work(&params, 1300, layers * (n * n + n * 2 * 64 * 64 / pair_work()));
+}
+
 static void test_work_counts_every_multiplication_and_addition(void **state)
 {
     struct method_params params = full();
@@ -306,11 +396,19 @@ static void test_work_counts_every_multiplication_and_addition(void **state)
 
 static void test_the_total_is_the_sum_of_all_slices(void **state)
 {
+    static const float head_scores[5 * 4] = {3, 1, 2, 5, 1, 1, 4};
+
     (void)state;
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
-        struct method_params each[] = {full(), fastkv(2, 0.2), gemfilter(0, 0.3),
-                                       gemfilter(4, 0.3)};
-        for (int m = 0; m < 4; m++) {
+        struct method_params each[METHOD_COUNT + 2] = {full(), fastkv(2, 0.2), gemfilter(0, 0.3)};
+        for (int m = 3; m < METHOD_COUNT + 2; m++) {
+            method_defaults(&each[m], m < METHOD_COUNT ? (enum method)m : METHOD_H2O, &config);
+            each[m].h2o_causal = m < METHOD_COUNT;
+            each[m].head_scores = head_scores;
+            each[m].n_head_scores = config.layers * config.query_heads;
+        }
+        each[METHOD_COUNT + 1].h2o_dynamic = true;
+        for (int m = 0; m < METHOD_COUNT + 2; m++) {
             double sum = total_work(&each[m], lengths[i]);
             double total = slices_total_work(&each[m], &config, lengths[i]);
             CHECK(sum > 0 && fabs(total - sum) < 1e-6 * sum);
@@ -342,6 +440,8 @@ int main(void)
         cmocka_unit_test(test_a_filter_that_drops_nothing_is_left_out),
         cmocka_unit_test(test_the_first_and_the_last_layer_can_filter),
         cmocka_unit_test(test_pyramidinfer_drops_rows_at_many_layers),
+        cmocka_unit_test(test_scores_of_many_rows_have_slices_of_their_own),
+        cmocka_unit_test(test_scores_count_as_work),
         cmocka_unit_test(test_work_counts_every_multiplication_and_addition),
         cmocka_unit_test(test_the_total_is_the_sum_of_all_slices),
         cmocka_unit_test(test_dropping_rows_saves_work),

@@ -115,6 +115,67 @@ static void test_rows_count_by_their_weights(void **state)
     check_shapes(true);
 }
 
+/* A long window scores chunk by chunk, by the sums of its rows' columns. */
+static void check_sums(struct device *dev, const struct variant *variant, size_t n)
+{
+    const struct shape *s = &shapes[n];
+    struct problem p = problem_make(variant->dtype, s, n);
+    size_t keys = (size_t)s->n_keys, heads = (size_t)s->q_heads, scored = keys - (size_t)s->window;
+    size_t row = heads * (size_t)s->head_dim * dtype_bytes(variant->dtype);
+    struct window_scores defined = p.args;
+    double *expected = calloc(p.n_out + 1, sizeof(double));
+    float *sums = calloc(heads * keys, sizeof(float));
+    int begin = s->n_keys - s->window;
+
+    assert_non_null(expected);
+    assert_non_null(sums);
+    defined.q = p.q.f32;
+    defined.k = p.k.f32;
+    define_window_scores(expected, &defined);
+    for (int at = begin; at < s->n_keys; at += 3) {
+        int rows = s->n_keys - at < 3 ? s->n_keys - at : 3;
+        CHECK_OK(op_column_sums(dev, &(struct column_sums){
+                                         .out = sums,
+                                         .stride = keys,
+                                         .q = (const char *)p.args.q + (size_t)(at - begin) * row,
+                                         .k = p.args.k,
+                                         .kv_stride = p.args.kv_stride,
+                                         .positions = p.args.positions,
+                                         .first_row = at,
+                                         .rows = rows,
+                                         .n_keys = at + rows,
+                                         .fresh = at == begin ? 0 : at,
+                                         .q_heads = s->q_heads,
+                                         .kv_heads = s->kv_heads,
+                                         .head_dim = s->head_dim,
+                                         .sliding_window = s->sliding_window,
+                                     }));
+    }
+    for (size_t h = 0; h < heads; h++) {
+        memcpy(p.out + h * scored, sums + h * keys, scored * sizeof(float));
+    }
+    double worst = act_worst(p.out, expected, p.n_out, 1e-6);
+    if (!(worst < 1e-5)) {
+        fail_msg("%s: shape %zu: off by %g", device_description(dev), n, worst);
+    }
+    free(expected);
+    free(sums);
+    problem_free(&p);
+}
+
+static void test_sums_of_chunks_are_the_scores_of_their_window(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_variants; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
+            check_sums(dev, &variants[i], n);
+        }
+        device_close(dev);
+    }
+}
+
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
@@ -142,6 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_window_scores_match_their_definition),
         cmocka_unit_test(test_rows_count_by_their_weights),
+        cmocka_unit_test(test_sums_of_chunks_are_the_scores_of_their_window),
         cmocka_unit_test(test_threads_do_not_change_a_bit),
     };
 

@@ -1,4 +1,5 @@
 /* Plans, slots and company: what the golden cases, one sequence each, cannot show. */
+#include "common/slices.h"
 #include "tests/check.h"
 #include "tests/worker/helpers_engine.h"
 #include "tests/worker/helpers_group.h"
@@ -419,6 +420,113 @@ static void test_prompts_of_all_methods_are_read_side_by_side(void **state)
     }
 }
 
+/* Prompts whose scores have slices of their own: one by one, a slice a plan, and side by side with
+ * up to seven slices a plan. */
+enum { LONG = 700, LONG_ROWS = 704 };
+
+static const struct bench_config roomy = {.model = GOLDENS "llama-gqa/model",
+                                          .dtype = DTYPE_F32,
+                                          .max_context = PLAN_MAX_PROMPTS * LONG_ROWS,
+                                          .kv_bytes = 64 << 20};
+
+static void make_scored_prompt(struct plan_begin *begin, uint32_t *prompt,
+                               const struct model *model, int i)
+{
+    static const enum method methods[] = {METHOD_H2O, METHOD_SNAPKV, METHOD_FASTKV, METHOD_H2O};
+
+    make_begin(begin, prompt, model, i);
+    for (uint32_t t = MAX_PROMPT; t < LONG; t++) {
+        prompt[t] = (t * t * 7 + t % 29 * (uint32_t)(i + 3)) % VOCAB;
+    }
+    begin->n_prompt = LONG - (uint32_t)i;
+    begin->slot = (uint32_t)i;
+    begin->first_row = (uint32_t)i * LONG_ROWS;
+    method_defaults(&begin->params, methods[i], &model->config);
+    begin->params.retain_rate = 0.5;
+    begin->params.tsp_rate = 0.6;
+    begin->params.h2o_causal = false;
+    begin->params.h2o_dynamic = i == 3;
+    begin->params.window = methods[i] == METHOD_H2O ? 8 : SLICE_WINDOW_ROWS + 13;
+}
+
+static status read_side_by_side(struct bench *bench, const struct plan_begin *begin,
+                                struct outcome *out)
+{
+    struct slices walk[PLAN_MAX_PROMPTS];
+    struct step_result result;
+    struct slice slice;
+    status st = STATUS_OK;
+
+    for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        slices_begin(&walk[i], &begin[i].params, &bench->model->config, (int)begin[i].n_prompt);
+    }
+    for (int step = 0, left = PLAN_MAX_PROMPTS; !st && left > 0; step++) {
+        int i = step % PLAN_MAX_PROMPTS;
+        struct plan_advance advance = {.slot = begin[i].slot};
+        const struct plan plan = {.n_begin = step < PLAN_MAX_PROMPTS,
+                                  .begin = &begin[i],
+                                  .n_advance = 1,
+                                  .advance = &advance};
+        while (advance.slices < 1 + (uint32_t)step % 7 && slices_next(&walk[i], &slice)) {
+            advance.slices++;
+        }
+        if (advance.slices == 0) {
+            continue;
+        }
+        st = engine_step(bench->engine, &plan, &result);
+        if (!st) {
+            outcome_take(&out[i], &result, begin[i].slot);
+        }
+        left -= !st && out[i].prompt_done;
+    }
+    return st;
+}
+
+static status run_scored(struct comm *comm, void *context)
+{
+    struct prompts_run *run = context;
+    struct plan_begin begin[PLAN_MAX_PROMPTS];
+    uint32_t prompts[PLAN_MAX_PROMPTS][LONG];
+    struct bench bench;
+    uint64_t used;
+    status st = bench_open(&bench, comm, &roomy);
+
+    for (int i = 0; !st && i < PLAN_MAX_PROMPTS; i++) {
+        make_scored_prompt(&begin[i], prompts[i], bench.model, i);
+        st = bench_prompt(&bench, &begin[i], &run->alone[i]);
+        if (!st) {
+            st = bench_release(&bench, begin[i].slot, &used);
+        }
+    }
+    if (!st) {
+        st = read_side_by_side(&bench, begin, run->together);
+    }
+    bench_close(&bench);
+    return st;
+}
+
+static void test_scores_in_slices_of_their_own_are_the_same_whatever_a_plan_holds(void **state)
+{
+    struct prompts_run run = {0};
+
+    (void)state;
+    group_run(1, run_scored, &run);
+    for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
+        const struct outcome *a = &run.alone[i];
+        const struct outcome *b = &run.together[i];
+        CHECK(a->n_tokens == 1 && b->n_tokens == 1 && a->tokens[0] == b->tokens[0]);
+        assert_memory_equal(a->logits, b->logits, VOCAB * sizeof(*a->logits));
+        CHECK(a->n_heads == b->n_heads && a->n_heads > 0);
+        for (int h = 0; h < a->n_heads; h++) {
+            CHECK(a->heads[h].n == b->heads[h].n && a->heads[h].n < LONG / 2 + 1);
+            assert_memory_equal(a->heads[h].kept, b->heads[h].kept,
+                                a->heads[h].n * sizeof(*a->heads[h].kept));
+        }
+        outcome_free(&run.alone[i]);
+        outcome_free(&run.together[i]);
+    }
+}
+
 /* A slot is released in each state and used again; in the end no page is taken. */
 static status run_releases(struct comm *comm, void *context)
 {
@@ -645,6 +753,7 @@ int main(void)
         cmocka_unit_test(test_a_step_of_several_batches_gives_the_same_bits),
         cmocka_unit_test(test_prompts_and_decode_interleave),
         cmocka_unit_test(test_prompts_of_all_methods_are_read_side_by_side),
+        cmocka_unit_test(test_scores_in_slices_of_their_own_are_the_same_whatever_a_plan_holds),
         cmocka_unit_test(test_released_slots_leave_no_pages),
         cmocka_unit_test(test_contradicting_plans_are_refused),
         cmocka_unit_test(test_a_pool_too_small_is_an_error_not_a_crash),

@@ -24,58 +24,22 @@ static status keep_heaviest(struct member *member, const struct policy_layer *la
     return st;
 }
 
-/* The published sums, which are not causal: all queries of the prompt, which were kept, see all
- * keys; the last ones see no later key. */
-static status sum_open_columns(struct member *member, const struct policy_layer *layer, float *out)
-{
-    const struct model *model = member->model;
-    size_t row = (size_t)model->split.query_heads * (size_t)model->config.head_dim *
-                 dtype_bytes(device_dtype(member->dev));
-    status st = STATUS_OK;
-
-    for (int begin = 0; !st && begin < layer->rows; begin += SLICE_ROWS) {
-        int left = layer->rows - begin;
-        st = op_column_sums(member->dev,
-                            &(struct column_sums){
-                                .out = out,
-                                .stride = (size_t)layer->rows,
-                                .q = (const char *)layer->window_q + (size_t)begin * row,
-                                .k = layer->k,
-                                .kv_stride = layer->kv_stride,
-                                .positions = layer->positions,
-                                .first_row = begin,
-                                .rows = left < SLICE_ROWS ? left : SLICE_ROWS,
-                                .n_keys = layer->rows,
-                                .open_rows = layer->rows - layer->params->window,
-                                .fresh = begin == 0 ? 0 : layer->rows,
-                                .q_heads = model->split.query_heads,
-                                .kv_heads = model->split.kv_heads,
-                                .head_dim = model->config.head_dim,
-                            });
-    }
-    return st;
-}
-
 static status choose(struct member *member, const struct policy_layer *layer,
                      struct policy_choice *out)
 {
     const struct method_params *params = layer->params;
     struct scratch *s = member->scratch;
     bool max = params->group_reduce == GROUP_MAX;
-    const float *columns = layer->columns;
+    const float *columns = params->h2o_causal ? layer->columns : layer->scores;
     const float *scores;
     status st = STATUS_OK;
 
-    if (layer->counts.selects && !params->h2o_causal) {
-        columns = s->pooled;
-        st = sum_open_columns(member, layer, s->pooled);
-    }
-    if (!st && layer->counts.selects) {
+    if (layer->counts.selects) {
         st = score_sums(member, layer, columns, s->scores, max, &scores);
         if (!st) {
             st = keep_heaviest(member, layer, scores, out);
         }
-    } else if (!st) {
+    } else {
         st = policy_full.choose(member, layer, out);
     }
     if (!st && params->h2o_dynamic) {
@@ -84,4 +48,4 @@ static status choose(struct member *member, const struct policy_layer *layer,
     return st;
 }
 
-const struct policy policy_h2o = {.window_queries = true, .choose = choose};
+const struct policy policy_h2o = {.choose = choose};

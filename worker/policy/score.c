@@ -21,6 +21,36 @@ static status reduce_group(struct member *member, const struct method_params *pa
                              split->replicas, scores, (size_t)split->kv_heads * (size_t)n, max);
 }
 
+/* scratch->scores (query heads, n) = the scores of the first n rows. */
+static status window_scores(struct member *member, const struct policy_layer *layer, int n)
+{
+    const struct split *split = &member->model->split;
+    struct scratch *s = member->scratch;
+    status st = STATUS_OK;
+
+    if (!layer->scores) {
+        return op_window_scores(member->dev,
+                                &(struct window_scores){
+                                    .out = s->scores,
+                                    .q = layer->window_q,
+                                    .k = layer->k,
+                                    .kv_stride = layer->kv_stride,
+                                    .positions = layer->positions,
+                                    .window = layer->params->window,
+                                    .n_keys = layer->rows,
+                                    .q_heads = split->query_heads,
+                                    .kv_heads = split->kv_heads,
+                                    .head_dim = member->model->config.head_dim,
+                                    .sliding_window = member->model->config.sliding_window,
+                                });
+    }
+    for (size_t h = 0; !st && h < (size_t)split->query_heads; h++) {
+        st = device_copy(member->dev, s->scores + h * (size_t)n,
+                         layer->scores + h * (size_t)layer->rows, (size_t)n * sizeof(float));
+    }
+    return st;
+}
+
 status score_window(struct member *member, const struct policy_layer *layer, const float **out)
 {
     const struct method_params *params = layer->params;
@@ -30,22 +60,9 @@ status score_window(struct member *member, const struct policy_layer *layer, con
     bool by_query = method_caches_by_query(params);
     bool pre = !by_query && params->reduce_stage == REDUCE_PRE;
     bool post = !by_query && params->reduce_stage == REDUCE_POST;
-    status st;
 
     assert(n > 0);
-    st = op_window_scores(member->dev, &(struct window_scores){
-                                           .out = s->scores,
-                                           .q = layer->window_q,
-                                           .k = layer->k,
-                                           .kv_stride = layer->kv_stride,
-                                           .positions = layer->positions,
-                                           .window = params->window,
-                                           .n_keys = layer->rows,
-                                           .q_heads = split->query_heads,
-                                           .kv_heads = split->kv_heads,
-                                           .head_dim = member->model->config.head_dim,
-                                           .sliding_window = member->model->config.sliding_window,
-                                       });
+    status st = window_scores(member, layer, n);
     if (!st && pre) {
         st = reduce_group(member, params, s->scores, n);
     }
