@@ -34,6 +34,7 @@ struct backend {
     status (*free_memory)(struct device *dev, uint64_t *bytes);
     status (*upload)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*download)(struct device *dev, void *to, const void *from, size_t bytes);
+    status (*fetch)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*copy)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*sync)(struct device *dev);
     void *(*stream)(struct device *dev);
@@ -68,6 +69,7 @@ struct backend {
     status (*decode_attention)(struct device *dev, const struct decode_attention *args);
     status (*kv_move)(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                       const int32_t *from, int n);
+    status (*enter_pages)(struct device *dev, const struct page_entry *list, int n);
     status (*kv_read)(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
                       void *v, int n);
     status (*decode_mass)(struct device *dev, float *out, size_t stride,

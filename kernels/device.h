@@ -48,6 +48,8 @@ status device_free_memory(struct device *dev, uint64_t *bytes);
 
 status device_upload(struct device *dev, void *to, const void *from, size_t bytes);
 status device_download(struct device *dev, void *to, const void *from, size_t bytes); /* waits */
+/* The same without waiting: `to` has it after the next device_sync() or device_download(). */
+status device_fetch(struct device *dev, void *to, const void *from, size_t bytes);
 /* Within the device, in the order of the stream; no overlap. */
 status device_copy(struct device *dev, void *to, const void *from, size_t bytes);
 status device_sync(struct device *dev);

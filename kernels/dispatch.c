@@ -81,6 +81,11 @@ status device_download(struct device *dev, void *to, const void *from, size_t by
     return st ? st : check_interrupted(dev);
 }
 
+status device_fetch(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    return bytes > 0 ? dev->backend->fetch(dev, to, from, bytes) : STATUS_OK;
+}
+
 status device_copy(struct device *dev, void *to, const void *from, size_t bytes)
 {
     return dev->backend->copy(dev, to, from, bytes);
@@ -274,6 +279,12 @@ status op_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t 
 {
     assert(n >= 0 && pool_valid(pool));
     return dev->backend->kv_move(dev, pool, to, from, n);
+}
+
+status op_enter_pages(struct device *dev, const struct page_entry *list, int n)
+{
+    assert(n >= 0);
+    return dev->backend->enter_pages(dev, list, n);
 }
 
 status op_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,

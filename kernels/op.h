@@ -218,6 +218,13 @@ status op_decode_attention(struct device *dev, const struct decode_attention *ar
 status op_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                   const int32_t *from, int n);
 
+/* Page numbers to their places in page tables, which differ; list (n) on the device. */
+struct page_entry {
+    int32_t *at;
+    int32_t page;
+};
+status op_enter_pages(struct device *dev, const struct page_entry *list, int n);
+
 /* k and v (n, head_dim) = rows 0..n of the pages. */
 status op_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
                   void *v, int n);

@@ -24,6 +24,8 @@ struct step {
     int n;
     struct part parts[PARTS];
     size_t layer_cells;
+    struct step_lists lists; /* on the device */
+    struct step_lists host;
 };
 
 static int part_number(const struct sequence *sequence)
@@ -70,7 +72,7 @@ static size_t first_cell(const struct step *step, int layer, const struct part *
 static status place_row(const struct step *step, int layer, const struct part *part, int row)
 {
     const struct sequence *sequence = step->rows[part->first + row];
-    struct scratch *s = step->member->scratch;
+    const struct step_lists *host = &step->host;
     int sliding = step->member->model->config.sliding_window;
     int position = sequence_position(sequence);
 
@@ -80,16 +82,16 @@ static status place_row(const struct step *step, int layer, const struct part *p
         status st = evict_before(step->cache, sequence, layer, head);
         if (!st) {
             st = kvcache_append(step->cache, sequence->slot, layer, head, position, mark,
-                                &s->host_slot[cell]);
+                                &host->slot[cell]);
         }
         if (st) {
             return status_note(st, "slot %d, layer %d", sequence->slot, layer);
         }
-        s->host_tables[cell] = sequence->ranked
-                                   ? s->in_order
-                                   : kvcache_table(step->cache, sequence->slot, layer, head);
-        s->host_length[cell] = kvcache_rows(step->cache, sequence->slot, layer, head);
-        s->host_first[cell] =
+        host->tables[cell] = sequence->ranked
+                                 ? step->member->scratch->in_order
+                                 : kvcache_table(step->cache, sequence->slot, layer, head);
+        host->length[cell] = kvcache_rows(step->cache, sequence->slot, layer, head);
+        host->first[cell] =
             sliding && !sequence->ranked
                 ? kvcache_first(step->cache, sequence->slot, layer, head, position - sliding + 1)
                 : 0;
@@ -97,15 +99,30 @@ static status place_row(const struct step *step, int layer, const struct part *p
     return STATUS_OK;
 }
 
+/* What embedding and rotation read of each row. */
+static void place_tokens(const struct step *step)
+{
+    for (int i = 0; i < step->n; i++) {
+        const struct sequence *sequence = step->rows[i];
+        bool ranked = sequence->ranked != NULL;
+
+        step->host.ids[i] = sequence->token;
+        step->host.positions[i] =
+            ranked ? ranked_newest(step->cache, sequence) : sequence_position(sequence);
+        step->host.key_positions[i] = ranked ? 0 : step->host.positions[i]; /* 0: not rotated */
+    }
+}
+
 /* All layers at once, so that one upload serves the step. */
-static status place_rows(const struct step *step)
+static status place_rows(struct step *step)
 {
     struct scratch *s = step->member->scratch;
-    struct device *dev = step->member->dev;
     int layers = step->member->model->config.layers;
     size_t cells = (size_t)layers * step->layer_cells;
+    size_t bytes = step_lists_lay_out(&step->host, s->host_step, (size_t)step->n, cells);
     status st = STATUS_OK;
 
+    step_lists_lay_out(&step->lists, s->step, (size_t)step->n, cells);
     for (int layer = 0; layer < layers; layer++) {
         for (int p = 0; p < PARTS; p++) {
             for (int row = 0; !st && row < step->parts[p].n; row++) {
@@ -113,48 +130,12 @@ static status place_rows(const struct step *step)
             }
         }
     }
-    if (!st) {
-        st = kvcache_settle(step->cache);
+    if (st) {
+        return st;
     }
-    if (!st) {
-        st = device_upload(dev, s->tables, s->host_tables, cells * sizeof(*s->tables));
-    }
-    if (!st) {
-        st = device_upload(dev, s->first, s->host_first, cells * sizeof(*s->first));
-    }
-    if (!st) {
-        st = device_upload(dev, s->length, s->host_length, cells * sizeof(*s->length));
-    }
-    if (!st) {
-        st = device_upload(dev, s->slot, s->host_slot, cells * sizeof(*s->slot));
-    }
-    return st;
-}
-
-static status embed(const struct step *step)
-{
-    struct scratch *s = step->member->scratch;
-    struct device *dev = step->member->dev;
-    int32_t ids[SCRATCH_DECODE_ROWS];
-    int32_t positions[SCRATCH_DECODE_ROWS];
-    int32_t key_positions[SCRATCH_DECODE_ROWS];
-    size_t bytes = (size_t)step->n * sizeof(int32_t);
-
-    for (int i = 0; i < step->n; i++) {
-        ids[i] = step->rows[i]->token;
-        bool ranked = step->rows[i]->ranked != NULL;
-        positions[i] =
-            ranked ? ranked_newest(step->cache, step->rows[i]) : sequence_position(step->rows[i]);
-        key_positions[i] = ranked ? 0 : positions[i]; /* 0 rotates nothing */
-    }
-    status st = device_upload(dev, s->ids, ids, bytes);
-    if (!st) {
-        st = device_upload(dev, s->positions, positions, bytes);
-    }
-    if (!st) {
-        st = device_upload(dev, s->key_positions, key_positions, bytes);
-    }
-    return st ? st : forward_embed(step->member, s->residual, s->ids, step->n);
+    place_tokens(step);
+    st = kvcache_settle(step->cache);
+    return st ? st : device_upload(step->member->dev, s->step, s->host_step, bytes);
 }
 
 static status rotate(const struct step *step, void *x, const int32_t *positions, int heads)
@@ -195,9 +176,9 @@ static status project(const struct step *step, const struct layer_weights *layer
         st = op_linear_rows(dev, s->v, act, s->normed, &layer->v, step->n);
     }
     if (!st) {
-        st = rotate(step, s->q, s->positions, model->split.query_heads);
+        st = rotate(step, s->q, step->lists.positions, model->split.query_heads);
     }
-    return st ? st : rotate(step, s->k, s->key_positions, model->split.kv_heads);
+    return st ? st : rotate(step, s->k, step->lists.key_positions, model->split.kv_heads);
 }
 
 /* Where a part's rows of x (rows, heads, head_dim) begin. */
@@ -230,7 +211,8 @@ static status append(const struct step *step, const struct part *part, size_t ce
         k = s->wide_k;
         v = s->wide_v;
     }
-    return st ? st : op_kv_append(dev, kvcache_pool(step->cache), k, v, s->slot + cell, heads);
+    return st ? st
+              : op_kv_append(dev, kvcache_pool(step->cache), k, v, step->lists.slot + cell, heads);
 }
 
 /* Row `row` of a part's attention, alone. */
@@ -262,9 +244,9 @@ static status attend(const struct step *step, int layer, const struct part *part
         .out = part_of(step, part, s->attended, q_heads),
         .q = part_of(step, part, s->q, q_heads),
         .pool = kvcache_pool(step->cache),
-        .pages = s->tables + cell,
-        .first = s->first + cell,
-        .length = s->length + cell,
+        .pages = step->lists.tables + cell,
+        .first = step->lists.first + cell,
+        .length = step->lists.length + cell,
         .rows = part->n,
         .q_heads = q_heads,
         .cache_heads = part->heads,
@@ -311,7 +293,7 @@ status decode_step(struct member *member, struct kvcache *cache, struct sequence
     divide(&step);
     st = place_rows(&step);
     if (!st) {
-        st = embed(&step);
+        st = forward_embed(member, member->scratch->residual, step.lists.ids, n);
     }
     for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
         st = run_layer(&step, layer);

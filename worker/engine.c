@@ -511,7 +511,9 @@ static status apply(struct engine *engine, const struct plan *plan)
     }
     st = st ? st : apply_prompts(engine, plan);
     if (!st && plan->n_decode) {
-        st = device_sync(engine->member.dev); /* so that the slices' time is not the step's */
+        if (plan->n_advance) { /* so that the slices' time is not the step's */
+            st = device_sync(engine->member.dev);
+        }
         double begin = clock_ms();
         st = st ? st : decode_slots(engine, plan->decode, plan->n_decode);
         engine->decode_ms = clock_ms() - begin;
@@ -519,7 +521,8 @@ static status apply(struct engine *engine, const struct plan *plan)
     if (!st && engine->member.check_selection) {
         st = member_check_hashes(&engine->member);
     }
-    return st ? st : device_sync(engine->member.dev);
+    /* a decode step ends with waiting for its tokens */
+    return st || plan->n_decode ? st : device_sync(engine->member.dev);
 }
 
 status engine_step(struct engine *engine, const struct plan *plan, struct step_result *result)

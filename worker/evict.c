@@ -43,24 +43,20 @@ uint8_t evict_mark(const struct method_params *params, int32_t token)
     return (uint8_t)((special ? EVICT_SPECIAL : 0) | (punct ? EVICT_PUNCT : 0));
 }
 
-status evict_begin(struct member *member, struct kvcache *cache, const struct sequence *sequence,
-                   const struct evict_head *head)
+void evict_begin(struct kvcache *cache, const struct sequence *sequence,
+                 const struct evict_head *head)
 {
-    float *mass = member->scratch->host_mass;
     int rows = kvcache_rows(cache, sequence->slot, head->layer, head->head);
-    status st =
-        device_download(member->dev, mass, head->mass, (size_t)sequence->n_prompt * sizeof(*mass));
 
-    for (int page = 0, begin = 0; !st && begin < rows; page++) {
+    for (int page = 0, begin = 0; begin < rows; page++) {
         struct kv_notes notes = kvcache_notes(cache, sequence->slot, head->layer, head->head, page);
 
         for (int i = 0; i < notes.n; i++) {
-            notes.mass[i] = mass[notes.positions[i]];
+            notes.mass[i] = head->mass[notes.positions[i]];
             notes.mark[i] = head->marks[notes.positions[i]];
         }
         begin += notes.n;
     }
-    return st;
 }
 
 static bool stays(const struct rule *rule, int position, uint8_t mark)

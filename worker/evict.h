@@ -21,11 +21,11 @@ uint8_t evict_mark(const struct method_params *params, int32_t token);
 /* After the prompt's rows of a head were stored. */
 struct evict_head {
     int layer, head;
-    const float *mass;    /* (n_prompt), on the device: attention that each token got */
+    const float *mass;    /* (n_prompt): attention that each token got */
     const uint8_t *marks; /* (n_prompt) of the tokens */
 };
-status evict_begin(struct member *member, struct kvcache *cache, const struct sequence *sequence,
-                   const struct evict_head *head);
+void evict_begin(struct kvcache *cache, const struct sequence *sequence,
+                 const struct evict_head *head);
 
 /* *out = the rows of every cache head, for a trace. */
 status evict_trace(struct trace **out, struct member *member, struct kvcache *cache,

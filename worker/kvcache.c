@@ -19,12 +19,13 @@ struct slot {
     int32_t *device_pages;
 };
 
-/* Rows of the pool that wait to be moved, in this order. */
-enum { MAX_MOVES = 4096 };
-struct moves {
-    int n;
+/* What the device does not know yet: page numbers of tables, and rows of the pool that move, in
+ * this order.  One upload takes all of it there, so a decode step needs one at most. */
+enum { MAX_ENTRIES = 4096, MAX_MOVES = 4096 };
+struct unsettled {
+    int n_entries, n_moves;
+    struct page_entry entries[MAX_ENTRIES];
     int32_t to[MAX_MOVES], from[MAX_MOVES];
-    int32_t *lists; /* (2, MAX_MOVES) on the device */
 };
 
 struct kvcache {
@@ -38,7 +39,9 @@ struct kvcache {
     int32_t *positions;  /* (n_pages * page_rows), like the next two */
     float *mass;
     uint8_t *mark;
-    struct moves moves;
+    struct unsettled unsettled;
+    struct unsettled packed; /* without gaps between the lists */
+    char *lists;             /* on the device, as packed; behind them the spare page's number */
     struct slot *slots;
 };
 
@@ -63,14 +66,18 @@ static status allocate(struct kvcache *cache)
     size_t page = (size_t)cache->config.page_rows * (size_t)cache->config.head_dim *
                   dtype_bytes(device_dtype(cache->dev));
     void *lists;
-    status st = device_alloc(cache->dev, &cache->pool.k, pages * page, "KV pages (keys)");
+    int32_t spare = (int32_t)pages;
+    status st = device_alloc(cache->dev, &cache->pool.k, (pages + 1) * page, "KV pages (keys)");
 
     if (!st) {
-        st = device_alloc(cache->dev, &lists, sizeof(int32_t) * 2 * MAX_MOVES, "KV moves");
+        st = device_alloc(cache->dev, &cache->pool.v, (pages + 1) * page, "KV pages (values)");
     }
     if (!st) {
-        cache->moves.lists = lists;
-        st = device_alloc(cache->dev, &cache->pool.v, pages * page, "KV pages (values)");
+        st = device_alloc(cache->dev, &lists, sizeof(cache->packed) + sizeof(spare), "KV lists");
+    }
+    if (!st) {
+        cache->lists = lists;
+        st = device_upload(cache->dev, cache->lists + sizeof(cache->packed), &spare, sizeof(spare));
     }
     if (st) {
         return st;
@@ -133,7 +140,7 @@ void kvcache_destroy(struct kvcache *cache)
     device_free(cache->dev, cache->pool.v);
     free(cache->free_pages);
     free(cache->holders);
-    device_free(cache->dev, cache->moves.lists);
+    device_free(cache->dev, cache->lists);
     free(cache->positions);
     free(cache->mass);
     free(cache->mark);
@@ -234,10 +241,26 @@ static void give_page(struct kvcache *cache, int32_t page)
     }
 }
 
+/* What was to be entered in the slot's tables has no place any more. */
+static void forget_entries(struct kvcache *cache, const struct slot *s)
+{
+    struct unsettled *u = &cache->unsettled;
+    int n = 0;
+
+    for (int i = 0; i < u->n_entries; i++) {
+        const int32_t *at = u->entries[i].at;
+        if (at < s->device_pages || at >= s->device_pages + s->entries) {
+            u->entries[n++] = u->entries[i];
+        }
+    }
+    u->n_entries = n;
+}
+
 void kvcache_release(struct kvcache *cache, int slot)
 {
     struct slot *s = &cache->slots[slot];
 
+    forget_entries(cache, s);
     /* The pages return in the order opposite to their use, so the next sequence finds them alike.
      */
     for (int t = cache->config.layers * s->heads - 1; s->tables && s->pages && t >= 0; t--) {
@@ -250,6 +273,44 @@ void kvcache_release(struct kvcache *cache, int slot)
     free(s->pages);
     free(s->tables);
     *s = (struct slot){0};
+}
+
+status kvcache_settle(struct kvcache *cache)
+{
+    struct unsettled *u = &cache->unsettled;
+    size_t entries = (size_t)u->n_entries * sizeof(*u->entries);
+    size_t moves = (size_t)u->n_moves * sizeof(*u->to);
+    char *packed = (char *)&cache->packed;
+    int32_t *to = (int32_t *)(void *)(cache->lists + entries);
+    status st = STATUS_OK;
+
+    if (entries + moves == 0) {
+        return STATUS_OK;
+    }
+    memcpy(packed, u->entries, entries);
+    memcpy(packed + entries, u->to, moves);
+    memcpy(packed + entries + moves, u->from, moves);
+    st = device_upload(cache->dev, cache->lists, packed, entries + 2 * moves);
+    if (!st && entries > 0) {
+        st = op_enter_pages(cache->dev, (void *)cache->lists, u->n_entries);
+    }
+    if (!st && moves > 0) {
+        st = op_kv_move(cache->dev, &cache->pool, to, to + u->n_moves, u->n_moves);
+    }
+    u->n_entries = 0;
+    u->n_moves = 0;
+    return st;
+}
+
+/* The device's copy of a slot's page numbers follows the host's.  Within one settling an entry
+ * changes once: a page that became the slot's own stays so, and a table grows by one page. */
+static status enter_page(struct kvcache *cache, const struct slot *s, size_t entry)
+{
+    struct unsettled *u = &cache->unsettled;
+    status st = u->n_entries == MAX_ENTRIES ? kvcache_settle(cache) : STATUS_OK;
+
+    u->entries[u->n_entries++] = (struct page_entry){s->device_pages + entry, s->pages[entry]};
+    return st;
 }
 
 /* Grows the table to `rows` rows. */
@@ -269,7 +330,9 @@ static status grow(struct kvcache *cache, struct slot *s, struct table *table, i
         s->pages[table->begin + (size_t)i] = take_page(cache);
     }
     table->rows = rows;
-    if (need > have) {
+    if (need == have + 1) {
+        st = enter_page(cache, s, first);
+    } else if (need > have) {
         st = device_upload(cache->dev, s->device_pages + first, s->pages + first,
                            (size_t)(need - have) * sizeof(*s->pages));
     }
@@ -318,6 +381,9 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
 
     assert(table->rows == 0 && rows->n > 0);
     st = grow(cache, s, table, rows->n);
+    if (!st) {
+        st = kvcache_settle(cache);
+    }
     if (st) {
         return st;
     }
@@ -331,36 +397,16 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
                         rows->index, rows->n);
 }
 
-status kvcache_settle(struct kvcache *cache)
-{
-    struct moves *moves = &cache->moves;
-    size_t bytes = (size_t)moves->n * sizeof(*moves->to);
-    status st;
-
-    if (moves->n == 0) {
-        return STATUS_OK;
-    }
-    st = device_upload(cache->dev, moves->lists, moves->to, bytes);
-    if (!st) {
-        st = device_upload(cache->dev, moves->lists + MAX_MOVES, moves->from, bytes);
-    }
-    if (!st) {
-        st = op_kv_move(cache->dev, &cache->pool, moves->lists, moves->lists + MAX_MOVES, moves->n);
-    }
-    moves->n = 0;
-    return st;
-}
-
 static status move_row(struct kvcache *cache, int32_t to, int32_t from)
 {
-    struct moves *moves = &cache->moves;
-    status st = moves->n == MAX_MOVES ? kvcache_settle(cache) : STATUS_OK;
+    struct unsettled *u = &cache->unsettled;
+    status st = u->n_moves == MAX_MOVES ? kvcache_settle(cache) : STATUS_OK;
 
     cache->positions[to] = cache->positions[from];
     cache->mass[to] = cache->mass[from];
     cache->mark[to] = cache->mark[from];
-    moves->to[moves->n] = to;
-    moves->from[moves->n++] = from;
+    u->to[u->n_moves] = to;
+    u->from[u->n_moves++] = from;
     return st;
 }
 
@@ -385,9 +431,7 @@ static status own_page(struct kvcache *cache, struct slot *s, const struct table
     for (int i = 0; !st && i < left && i < page_rows; i++) {
         st = move_row(cache, s->pages[entry] * page_rows + i, shared * page_rows + i);
     }
-    return st ? st
-              : device_upload(cache->dev, s->device_pages + entry, s->pages + entry,
-                              sizeof(*s->pages));
+    return st ? st : enter_page(cache, s, entry);
 }
 
 status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
@@ -498,6 +542,16 @@ int kvcache_first(const struct kvcache *cache, int slot, int layer, int head, in
         }
     }
     return low;
+}
+
+const int32_t *kvcache_spare_table(const struct kvcache *cache)
+{
+    return (const int32_t *)(const void *)(cache->lists + sizeof(cache->packed));
+}
+
+int32_t kvcache_spare_row(const struct kvcache *cache)
+{
+    return cache->n_pages * cache->config.page_rows;
 }
 
 const struct kv_pool *kvcache_pool(const struct kvcache *cache)

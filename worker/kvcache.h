@@ -54,7 +54,7 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
                      const struct kv_rows *rows);
 
 /* Makes room for one row of a head at `position`, marked (see below); *row is its number in the
- * pool, for op_kv_append(). */
+ * pool, for op_kv_append().  The device knows of it after kvcache_settle(). */
 status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
                       uint8_t mark, int32_t *row);
 
@@ -75,7 +75,7 @@ status kvcache_own(struct kvcache *cache, int slot, int layer, int head);
 
 /* Row `row` of the head is forgotten: the last one takes its number, or in an ordered cache those
  * behind it move up.  Keys and values follow with kvcache_settle(), which is due before the next
- * operation on the pool, as it is after kvcache_append() and kvcache_own(), which may copy. */
+ * operation on the pool, as it is after kvcache_append() and kvcache_own(). */
 status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row);
 status kvcache_settle(struct kvcache *cache);
 
@@ -86,6 +86,10 @@ uint64_t kvcache_most_pages(const struct kvcache *cache, int slot, int appended)
 
 /* Of these, those that forks of the slot never copy, if no row leaves. */
 uint64_t kvcache_shared_pages(const struct kvcache *cache, int slot, int appended);
+
+/* A page that is nobody's, for rows that only fill up a batch: its table, and its first row. */
+const int32_t *kvcache_spare_table(const struct kvcache *cache);
+int32_t kvcache_spare_row(const struct kvcache *cache);
 
 const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, int head);
 

@@ -205,15 +205,13 @@ static status rest_of_all(struct prompt_phase *phase, const struct slice *slice)
                                residual, rows);
 }
 
-/* The chosen rows are at the front now; their positions follow. */
-static status drop_rows(struct prompt_phase *phase, int chosen)
+/* The chosen rows are at the front now; their positions follow, as the host's did at the choice. */
+static void drop_rows(struct prompt_phase *phase)
 {
     int32_t *positions = phase->positions;
 
     phase->positions = phase->next_positions;
     phase->next_positions = positions;
-    return device_download(phase->member->dev, phase->host_positions, phase->positions,
-                           (size_t)chosen * sizeof(*positions));
 }
 
 /* SLICE_QUERIES: the layer for chosen rows [begin, end), which move to the front.  A chosen row
@@ -245,7 +243,10 @@ static status rest_of_chosen(struct prompt_phase *phase, const struct slice *sli
         st = op_gather_rows(member->dev, residual_row(phase, slice->begin), residual,
                             member->scratch->in_order, rows, row_bytes);
     }
-    return st || slice->end < slice->chosen ? st : drop_rows(phase, slice->chosen);
+    if (!st && slice->end == slice->chosen) {
+        drop_rows(phase);
+    }
+    return st;
 }
 
 static status run_slice(struct prompt_phase *phase, const struct slice *slice)

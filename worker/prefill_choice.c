@@ -7,21 +7,47 @@
 #include <assert.h>
 #include <stddef.h>
 
-/* host_list (n) = the rows that `list` names, or all; *positions = where they are in the prompt. */
-static status original_positions(struct prompt_phase *phase, const int32_t *list, int n,
-                                 const int32_t **positions)
+/* Where the cache head's list of kept rows, or its masses, lie on the host. */
+static size_t of_head(const struct prompt_phase *phase, int head)
 {
-    *positions = phase->host_positions;
-    if (!list) {
-        return STATUS_OK;
+    return (size_t)head * (size_t)phase->member->max_context;
+}
+
+/* What the host has to know of a choice, with one wait: the rows that heads keep, in host_rows,
+ * and their masses; the rows that go on, in host_list. */
+static status fetch_choice(struct prompt_phase *phase, const struct policy_choice *choice,
+                           int heads)
+{
+    struct member *member = phase->member;
+    struct scratch *s = member->scratch;
+    size_t rows = (size_t)phase->sequence->n_prompt;
+    status st = STATUS_OK;
+
+    for (int head = 0; !st && choice->kept && head < heads; head++) {
+        st = device_fetch(member->dev, s->host_rows + of_head(phase, head),
+                          choice->kept + (size_t)head * choice->kept_stride,
+                          (size_t)choice->n_kept[head] * sizeof(*s->host_rows));
     }
-    status st =
-        device_download(phase->member->dev, phase->host_list, list, (size_t)n * sizeof(*list));
-    for (int i = 0; !st && i < n; i++) {
-        phase->host_list[i] = phase->host_positions[phase->host_list[i]];
+    for (int head = 0; !st && choice->mass && head < heads; head++) {
+        st = device_fetch(member->dev, s->host_mass + of_head(phase, head),
+                          choice->mass + (size_t)head * rows, rows * sizeof(*s->host_mass));
     }
-    *positions = phase->host_list;
+    if (!st && choice->propagated) {
+        st = device_fetch(member->dev, phase->host_list, choice->propagated,
+                          (size_t)choice->n_propagated * sizeof(*phase->host_list));
+    }
+    if (!st && (choice->kept || choice->mass || choice->propagated)) {
+        st = device_sync(member->dev);
+    }
     return st;
+}
+
+/* list (n): rows become where they are in the prompt. */
+static void to_positions(const struct prompt_phase *phase, int32_t *list, int n)
+{
+    for (int i = 0; i < n; i++) {
+        list[i] = phase->host_positions[list[i]];
+    }
 }
 
 /* The rows that cache head `head` keeps go to the cache. */
@@ -36,27 +62,30 @@ static status store_head(struct prompt_phase *phase, int layer, int head,
         .k = (const char *)phase->k + offset,
         .v = (const char *)phase->v + offset,
         .index = choice->kept ? choice->kept + (size_t)head * choice->kept_stride : NULL,
+        .positions = phase->host_positions,
         .n = choice->n_kept[head],
     };
-    status st = original_positions(phase, rows.index, rows.n, &rows.positions);
+    status st;
+
+    if (rows.index) {
+        int32_t *kept = member->scratch->host_rows + of_head(phase, head);
+        to_positions(phase, kept, rows.n);
+        rows.positions = kept;
+    }
     if (phase->raw_k) {
         rows.k = (const char *)phase->raw_k +
                  (size_t)(head / heads.sharing) * (size_t)phase->sequence->n_prompt *
                      (size_t)member->model->config.head_dim * phase_act_bytes(member);
     }
-
-    if (!st) {
-        st = kvcache_store(phase->cache, phase->sequence->slot, layer, head, &rows);
-    }
+    st = kvcache_store(phase->cache, phase->sequence->slot, layer, head, &rows);
     if (!st && choice->mass) {
-        st =
-            evict_begin(member, phase->cache, phase->sequence,
-                        &(struct evict_head){
-                            .layer = layer,
-                            .head = head,
-                            .mass = choice->mass + (size_t)head * (size_t)phase->sequence->n_prompt,
-                            .marks = phase->host_marks,
-                        });
+        evict_begin(phase->cache, phase->sequence,
+                    &(struct evict_head){
+                        .layer = layer,
+                        .head = head,
+                        .mass = member->scratch->host_mass + of_head(phase, head),
+                        .marks = phase->host_marks,
+                    });
     }
     if (phase->sequence->policies) {
         phase->sequence->policies[(size_t)layer * (size_t)heads.n + (size_t)head] =
@@ -100,17 +129,29 @@ static status take_chosen(struct prompt_phase *phase, const struct slice *slice,
 static status note_propagated(struct prompt_phase *phase, const struct policy_choice *choice)
 {
     struct member *member = phase->member;
-    const int32_t *positions;
-    status st = original_positions(phase, choice->propagated, choice->n_propagated, &positions);
+    int32_t *list = phase->host_list;
 
-    if (st) {
-        return st;
-    }
-    member->shared_hash = member_hash(member->shared_hash, positions, choice->n_propagated);
+    to_positions(phase, list, choice->n_propagated);
+    member->shared_hash = member_hash(member->shared_hash, list, choice->n_propagated);
     if (phase->trace && comm_rank(member->comm) == 0 && !phase->policy->sums_rows) {
-        st = trace_propagated(phase->trace, positions, choice->n_propagated);
+        return trace_propagated(phase->trace, list, choice->n_propagated);
     }
-    return st;
+    return STATUS_OK;
+}
+
+/* The chosen rows will be at the front, so their positions come there too: of those that go on, as
+ * noted, or of the last row. */
+static void follow_chosen(struct prompt_phase *phase, const struct slice *slice,
+                          const struct policy_choice *choice)
+{
+    if (choice->propagated) {
+        int32_t *positions = phase->host_positions;
+
+        phase->host_positions = phase->host_list;
+        phase->host_list = positions;
+    } else {
+        phase->host_positions[0] = phase->host_positions[slice->rows - 1];
+    }
 }
 
 status prefill_choose(struct prompt_phase *phase, const struct slice *slice)
@@ -126,6 +167,9 @@ status prefill_choose(struct prompt_phase *phase, const struct slice *slice)
     if (phase->trace) {
         trace_layer(phase->trace, slice->rows);
     }
+    if (!st) {
+        st = fetch_choice(phase, &choice, heads);
+    }
     for (int head = 0; !st && head < heads; head++) {
         st = store_head(phase, slice->layer, head, &choice);
     }
@@ -134,6 +178,7 @@ status prefill_choose(struct prompt_phase *phase, const struct slice *slice)
     }
     if (!st && slice->chosen < slice->rows) {
         st = take_chosen(phase, slice, &choice);
+        follow_chosen(phase, slice, &choice);
     }
     return st;
 }
@@ -149,6 +194,9 @@ status prefill_filter(struct prompt_phase *phase, const struct slice *slice)
     status st = gemfilter_choose(member, &layer, slice->chosen);
 
     member->scoring_ms += clock_ms() - begin;
+    if (!st) {
+        st = fetch_choice(phase, &choice, 0);
+    }
     if (!st) {
         st = note_propagated(phase, &choice);
     }

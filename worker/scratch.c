@@ -12,6 +12,31 @@ struct buffer {
     const char *what;
 };
 
+size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, size_t cells)
+{
+    size_t pointers = cells * sizeof(*lists->tables);
+    size_t numbers = cells * sizeof(*lists->first);
+
+    lists->tables = (const int32_t **)(void *)base;
+    lists->first = (int32_t *)(void *)(base + pointers);
+    lists->length = lists->first + cells;
+    lists->slot = lists->length + cells;
+    lists->ids = lists->slot + cells;
+    lists->positions = lists->ids + rows;
+    lists->key_positions = lists->positions + rows;
+    return pointers + 3 * numbers + 3 * rows * sizeof(*lists->ids);
+}
+
+static size_t step_bytes(const struct model *model)
+{
+    static char nothing[1];
+    struct step_lists unused;
+    size_t cells =
+        (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)model->split.query_heads;
+
+    return step_lists_lay_out(&unused, nothing, SCRATCH_DECODE_ROWS, cells);
+}
+
 static int list_buffers(struct buffer *list, struct scratch *s, const struct model *model,
                         enum dtype dtype, int max_context, int ranks)
 {
@@ -22,7 +47,6 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
     size_t key = (size_t)split->kv_heads * (size_t)model->config.head_dim;
     size_t mlp = (size_t)split->mlp_columns;
     size_t context = (size_t)max_context;
-    size_t tables = (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)split->query_heads;
     const struct buffer all[] = {
         {&s->normed, SLICE_ROWS * hidden, act, "normed rows"},
         {&s->q, SLICE_ROWS * query, act, "query rows"},
@@ -44,13 +68,7 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
         {&s->chosen, context, sizeof(int32_t), "chosen rows"},
         {&s->in_order, SLICE_ROWS, sizeof(int32_t), "row numbers"},
         {&s->row_weights, SLICE_ROWS, sizeof(float), "row weights"},
-        {&s->ids, SCRATCH_DECODE_ROWS, sizeof(int32_t), "token ids"},
-        {&s->positions, SCRATCH_DECODE_ROWS, sizeof(int32_t), "positions"},
-        {&s->key_positions, SCRATCH_DECODE_ROWS, sizeof(int32_t), "key positions"},
-        {&s->tables, tables, sizeof(int32_t *), "page tables of a step"},
-        {&s->first, tables, sizeof(int32_t), "first rows of a step"},
-        {&s->length, tables, sizeof(int32_t), "lengths of a step"},
-        {&s->slot, tables, sizeof(int32_t), "new rows of a step"},
+        {&s->step, step_bytes(model), 1, "lists of a step"},
         {&s->kv_head_of, SCRATCH_DECODE_ROWS * (size_t)split->query_heads, sizeof(int32_t),
          "KV heads of query heads"},
         {&s->key_counts, (size_t)split->query_heads * OP_KEY_BINS, sizeof(int32_t),
@@ -86,27 +104,22 @@ uint64_t scratch_bytes(const struct model *model, enum dtype dtype, int max_cont
 static status allocate_host(struct scratch *s, const struct model *model, int max_context,
                             int ranks)
 {
-    size_t heads = (size_t)model->split.kv_heads;
-    size_t tables =
-        (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)model->split.query_heads;
+    size_t lists = (size_t)model->split.query_heads * (size_t)max_context;
 
-    s->host_rows = calloc(heads * (size_t)max_context, sizeof(*s->host_rows));
-    s->host_mass = calloc((size_t)max_context, sizeof(*s->host_mass));
+    s->host_rows = calloc(lists, sizeof(*s->host_rows));
+    s->host_mass = calloc(lists, sizeof(*s->host_mass));
     s->host_other = calloc((size_t)max_context, sizeof(*s->host_other));
     s->host_marks = calloc((size_t)max_context, sizeof(*s->host_marks));
     s->host_near = calloc((size_t)max_context, sizeof(*s->host_near));
     s->host_zeros = calloc((size_t)max_context, sizeof(*s->host_zeros));
-    s->host_tables = calloc(tables, sizeof(*s->host_tables));
-    s->host_first = calloc(tables, sizeof(*s->host_first));
-    s->host_length = calloc(tables, sizeof(*s->host_length));
-    s->host_slot = calloc(tables, sizeof(*s->host_slot));
+    s->host_step = calloc(step_bytes(model), 1);
     s->host_key_counts =
         calloc((size_t)model->split.query_heads * OP_KEY_BINS, sizeof(*s->host_key_counts));
     s->host_key_sums = calloc(OP_KEY_BINS * (size_t)ranks, sizeof(*s->host_key_sums));
     s->host_hashes = calloc(2 * (size_t)ranks, sizeof(*s->host_hashes));
     if (!s->host_rows || !s->host_mass || !s->host_near || !s->host_other || !s->host_marks ||
-        !s->host_zeros || !s->host_tables || !s->host_first || !s->host_length || !s->host_slot ||
-        !s->host_key_counts || !s->host_key_sums || !s->host_hashes) {
+        !s->host_zeros || !s->host_step || !s->host_key_counts || !s->host_key_sums ||
+        !s->host_hashes) {
         return status_fail(STATUS_EXHAUSTED, "scratch: out of memory");
     }
     return STATUS_OK;
@@ -181,10 +194,7 @@ void scratch_destroy(struct scratch *scratch)
     free(scratch->host_other);
     free(scratch->host_marks);
     free(scratch->host_zeros);
-    free(scratch->host_tables);
-    free(scratch->host_first);
-    free(scratch->host_length);
-    free(scratch->host_slot);
+    free(scratch->host_step);
     free(scratch->host_key_counts);
     free(scratch->host_key_sums);
     free(scratch->host_hashes);

@@ -38,15 +38,7 @@ struct scratch {
     int32_t *in_order;  /* (SLICE_ROWS): 0, 1, 2, ... */
     float *row_weights; /* (SLICE_ROWS): of scoring rows of a chunk */
 
-    /* One batch of a decode step: (SCRATCH_DECODE_ROWS) and (layers, SCRATCH_DECODE_ROWS * query
-     * heads), as many of these as there are cache heads. */
-    int32_t *ids;
-    int32_t *positions;
-    int32_t *key_positions;
-    const int32_t **tables;
-    int32_t *first;
-    int32_t *length;
-    int32_t *slot;
+    char *step;          /* struct step_lists */
     int32_t *kv_head_of; /* (SCRATCH_DECODE_ROWS * query heads): i / (query heads / kv heads) */
 
     /* The k-th largest score of all heads of all ranks, found by key. */
@@ -58,16 +50,13 @@ struct scratch {
     uint64_t *hashes_of_all; /* (ranks, 2) */
 
     /* Mirrors on the host. */
-    int32_t *host_rows;          /* (kv heads, max_context) */
-    float *host_mass;            /* (max_context): attention that rows got */
-    float *host_other;           /* likewise, for choosing */
-    uint8_t *host_marks;         /* (max_context) */
-    float *host_near;            /* likewise, from near rows alone */
-    float *host_zeros;           /* (max_context) */
-    const int32_t **host_tables; /* as above */
-    int32_t *host_first;
-    int32_t *host_length;
-    int32_t *host_slot;
+    int32_t *host_rows;       /* (query heads, max_context) */
+    float *host_mass;         /* likewise: attention that rows got */
+    float *host_other;        /* (max_context): the same, for choosing */
+    uint8_t *host_marks;      /* (max_context) */
+    float *host_near;         /* likewise, from near rows alone */
+    float *host_zeros;        /* (max_context) */
+    char *host_step;          /* struct step_lists */
     int32_t *host_key_counts; /* as above */
     int64_t *host_key_sums;
     uint64_t *host_hashes; /* (ranks, 2) */
@@ -76,6 +65,18 @@ struct scratch {
     void *device_memory[SCRATCH_BUFFERS];
     int n_device_memory;
 };
+
+/* What changes from one batch of a decode step to the next, in one piece, so that one upload brings
+ * it to the device.  `cells`: layers * rows * cache heads of a row. */
+struct step_lists {
+    const int32_t **tables;         /* (cells): page tables */
+    int32_t *first, *length, *slot; /* (cells): rows that are seen, and where the new one goes */
+    int32_t *ids;                   /* (rows) */
+    int32_t *positions;             /* (rows): of queries */
+    int32_t *key_positions;         /* (rows) */
+};
+/* Where the lists lie in memory at `base`, and their bytes. */
+size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, size_t cells);
 
 /* Bytes of device memory that scratch_create() takes. */
 uint64_t scratch_bytes(const struct model *model, enum dtype dtype, int max_context, int ranks);

@@ -108,6 +108,7 @@ status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32
 status cpu_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
                      const int32_t *slot, int heads);
 status cpu_decode_attention(struct device *dev, const struct decode_attention *args);
+status cpu_enter_pages(struct device *dev, const struct page_entry *list, int n);
 status cpu_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                    const int32_t *from, int n);
 status cpu_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,

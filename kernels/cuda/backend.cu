@@ -6,7 +6,7 @@
 #include <cstring>
 
 static constexpr size_t STAGING_HALF = (size_t)8 << 20;
-static constexpr size_t RESULTS_BYTES = (size_t)1 << 20;
+static constexpr size_t RESULTS_BYTES = (size_t)4 << 20;
 static constexpr size_t BLAS_WORKSPACE = (size_t)32 << 20; /* what cuBLAS advises for sm_90 */
 static constexpr size_t FIRST_WORKSPACE = (size_t)16 << 20;
 
@@ -160,9 +160,19 @@ static status cuda_open(struct device **out, const struct device_config *config)
     return STATUS_OK;
 }
 
+/* What was fetched goes from pinned memory to where it was asked for. */
 static status cuda_sync(struct device *dev)
 {
-    return cuda_check(cudaStreamSynchronize(cuda_stream(dev)), "waiting for the GPU");
+    struct cuda_device *cuda = cuda_device(dev);
+    status st = cuda_check(cudaStreamSynchronize(cuda->stream), "waiting for the GPU");
+
+    for (int i = 0; !st && i < cuda->n_fetched; i++) {
+        const struct cuda_fetched *f = &cuda->fetched[i];
+        memcpy(f->to, cuda->results + f->at, f->bytes);
+    }
+    cuda->n_fetched = 0;
+    cuda->results_at = 0;
+    return st;
 }
 
 status cuda_workspace(struct device *dev, void **out, size_t bytes)
@@ -255,23 +265,35 @@ static status cuda_upload(struct device *dev, void *to, const void *from, size_t
     return st;
 }
 
-static status cuda_download(struct device *dev, void *to, const void *from, size_t bytes)
+/* What is larger than the pinned memory arrives at once, through the driver's. */
+static status cuda_fetch(struct device *dev, void *to, const void *from, size_t bytes)
 {
     struct cuda_device *cuda = cuda_device(dev);
-    void *landing = bytes <= RESULTS_BYTES ? cuda->results : to;
+    status st = STATUS_OK;
 
-    if (bytes == 0) {
-        return STATUS_OK;
+    if (bytes > RESULTS_BYTES) {
+        return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream),
+                          "download");
     }
-    status st = cuda_check(
-        cudaMemcpyAsync(landing, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download");
-    if (!st) {
+    if (cuda->n_fetched == CUDA_MOST_FETCHED || bytes > RESULTS_BYTES - cuda->results_at) {
         st = cuda_sync(dev);
     }
-    if (!st && landing != to) {
-        memcpy(to, landing, bytes);
+    if (st) {
+        return st;
     }
+    cuda->fetched[cuda->n_fetched++] = {to, cuda->results_at, bytes};
+    st = cuda_check(cudaMemcpyAsync(cuda->results + cuda->results_at, from, bytes,
+                                    cudaMemcpyDeviceToHost, cuda->stream),
+                    "download");
+    cuda->results_at += bytes;
     return st;
+}
+
+static status cuda_download(struct device *dev, void *to, const void *from, size_t bytes)
+{
+    status st = bytes > 0 ? cuda_fetch(dev, to, from, bytes) : STATUS_OK;
+
+    return st || bytes == 0 ? st : cuda_sync(dev);
 }
 
 static status cuda_copy(struct device *dev, void *to, const void *from, size_t bytes)
@@ -295,6 +317,7 @@ const struct backend backend_cuda = {
     .free_memory = cuda_free_memory,
     .upload = cuda_upload,
     .download = cuda_download,
+    .fetch = cuda_fetch,
     .copy = cuda_copy,
     .sync = cuda_sync,
     .stream = cuda_stream_of,
@@ -318,6 +341,7 @@ const struct backend backend_cuda = {
     .kv_append = cuda_kv_append,
     .decode_attention = cuda_decode_attention,
     .kv_move = cuda_kv_move,
+    .enter_pages = cuda_enter_pages,
     .kv_read = cuda_kv_read,
     .decode_mass = cuda_decode_mass,
     .penalize = cuda_penalize,

@@ -12,7 +12,13 @@
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
-enum { CUDA_STAGING_HALVES = 2 };
+enum { CUDA_STAGING_HALVES = 2, CUDA_MOST_FETCHED = 256 };
+
+/* A short download on its way: `bytes` at `at` of the pinned results. */
+struct cuda_fetched {
+    void *to;
+    size_t at, bytes;
+};
 
 struct cuda_device {
     struct device base;
@@ -29,7 +35,10 @@ struct cuda_device {
     char *staging;
     size_t staging_at;
     cudaEvent_t sent[CUDA_STAGING_HALVES];
-    char *results; /* pinned: short downloads */
+    char *results; /* pinned: short downloads, one behind the other until the next wait */
+    size_t results_at;
+    int n_fetched;
+    struct cuda_fetched fetched[CUDA_MOST_FETCHED];
 };
 
 static inline struct cuda_device *cuda_device(struct device *dev)
@@ -98,6 +107,7 @@ status cuda_kv_gather(struct device *dev, const struct kv_pool *pool, const int3
 status cuda_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
                       const int32_t *slot, int heads);
 status cuda_decode_attention(struct device *dev, const struct decode_attention *args);
+status cuda_enter_pages(struct device *dev, const struct page_entry *list, int n);
 status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                     const int32_t *from, int n);
 status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,

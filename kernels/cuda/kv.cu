@@ -127,6 +127,25 @@ status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_
     return cuda_launched("kv_move");
 }
 
+static __global__ void enter_pages_kernel(const struct page_entry *list, int n)
+{
+    size_t i = gpu_thread();
+
+    if (i < (size_t)n) {
+        *list[i].at = list[i].page;
+    }
+}
+
+status cuda_enter_pages(struct device *dev, const struct page_entry *list, int n)
+{
+    if (n == 0) {
+        return STATUS_OK;
+    }
+    GPU_LAUNCH(enter_pages_kernel, cuda_blocks((size_t)n, BLOCK), BLOCK, 0, cuda_stream(dev), list,
+               n);
+    return cuda_launched("enter_pages");
+}
+
 status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
                     void *v, int n)
 {

@@ -27,6 +27,14 @@ void cuda_host_set_apart(void);
 /* Kernels run on this thread so far. */
 unsigned long cuda_host_launches(void);
 
+/* What this thread called so far. */
+struct cuda_host_calls {
+    unsigned long waits;       /* for a stream or an event */
+    unsigned long allocations; /* and frees */
+    unsigned long uploads, downloads;
+};
+struct cuda_host_calls cuda_host_calls(void);
+
 #ifdef __cplusplus
 }
 #endif

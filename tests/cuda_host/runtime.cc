@@ -69,6 +69,8 @@ settings &chosen()
     return s;
 }
 
+thread_local struct cuda_host_calls calls;
+
 [[noreturn]] void misuse(const char *what)
 {
     fprintf(stderr, "cuda_host: %s\n", what);
@@ -111,6 +113,11 @@ extern "C" {
 void cuda_host_set_lazy(int lazy)
 {
     chosen().lazy = lazy;
+}
+
+struct cuda_host_calls cuda_host_calls(void)
+{
+    return calls;
 }
 
 void cuda_host_set_apart(void)
@@ -190,12 +197,14 @@ const char *cudaGetErrorString(cudaError_t error)
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     (void)chosen(); /* memory is kept apart from the first on */
+    calls.allocations++;
     *out = cuda_host_memory_new(bytes);
     return *out ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *address)
 {
+    calls.allocations++;
     if (address && !cuda_host_memory_delete(address)) {
         misuse("cudaFree of what cudaMalloc did not give");
     }
@@ -204,6 +213,7 @@ cudaError_t cudaFree(void *address)
 
 cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
+    calls.allocations++;
     return posix_memalign(out, 4096, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
@@ -220,6 +230,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         cuda_host_memory_holds(from, bytes) != (kind != cudaMemcpyHostToDevice)) {
         misuse("a copy whose sides are not what its kind says");
     }
+    calls.uploads += kind == cudaMemcpyHostToDevice;
+    calls.downloads += kind == cudaMemcpyDeviceToHost;
     if (kind == cudaMemcpyDeviceToHost) {
         memset(to, 0xff, bytes);
     }
@@ -250,6 +262,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    calls.waits++;
     run_until(stream, stream->enqueued);
     return cudaSuccess;
 }
@@ -293,6 +306,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    calls.waits++;
     if (event->stream) {
         run_until(event->stream, event->number);
     }

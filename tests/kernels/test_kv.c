@@ -209,12 +209,43 @@ static void test_append_writes_one_row_a_slot(void **state)
     }
 }
 
+static void check_entries(const struct variant *variant)
+{
+    enum { N = 300 };
+    struct device *dev = act_device(variant, 2);
+    struct page_entry list[N];
+    int32_t table[2 * N];
+
+    for (int i = 0; i < 2 * N; i++) {
+        table[i] = -1;
+    }
+    for (int i = 0; i < N; i++) {
+        list[i] = (struct page_entry){&table[2 * ((i * 7) % N)], 1000 + i};
+    }
+    CHECK_OK(op_enter_pages(dev, list, 0));
+    CHECK(table[0] == -1);
+    CHECK_OK(op_enter_pages(dev, list, N));
+    for (int i = 0; i < N; i++) {
+        CHECK(table[2 * ((i * 7) % N)] == 1000 + i && table[2 * i + 1] == -1);
+    }
+    device_close(dev);
+}
+
+static void test_pages_are_entered_where_the_list_says(void **state)
+{
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        check_entries(&variants[v]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gather_fills_pages_in_table_order),
         cmocka_unit_test(test_gather_of_any_shape_up_to_long_prompts),
         cmocka_unit_test(test_append_writes_one_row_a_slot),
+        cmocka_unit_test(test_pages_are_entered_where_the_list_says),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,7 @@ status bench_open(struct bench *out, struct comm *comm, const struct bench_confi
     const struct engine_config engine = {
         .max_context = config->max_context,
         .kv_bytes = config->kv_bytes,
-        .check_selection = true,
+        .check_selection = !config->unchecked,
     };
     status st;
 

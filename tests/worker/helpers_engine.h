@@ -13,6 +13,7 @@ struct bench_config {
     enum dtype dtype;
     int max_context;
     uint64_t kv_bytes;
+    bool unchecked; /* selections are not compared across ranks */
 };
 
 /* Device, model and engine of one rank. */

@@ -116,6 +116,7 @@ static void test_appended_rows_follow_in_fresh_pages(void **state)
     for (int i = 0; i < 6; i++) {
         int32_t row;
         CHECK_OK(kvcache_append(f->cache, 0, 0, 0, 50 + i, 0, &row));
+        CHECK_OK(kvcache_settle(f->cache));
         CHECK_OK(op_kv_append(f->dev, kvcache_pool(f->cache), f->k + (size_t)(50 + i) * DIM,
                               f->v + (size_t)(50 + i) * DIM, &row, 1));
     }

@@ -1,0 +1,157 @@
+/* test_calls.c - what a decode step and a slice of a prompt ask of the CUDA runtime: a step does
+ * not allocate, and waits once, for its tokens. */
+#include "common/slices.h"
+#include "tests/check.h"
+#include "tests/cuda_host/cuda_host.h"
+#include "tests/worker/helpers_engine.h"
+#include "tests/worker/helpers_gpus.h"
+#include "tests/worker/helpers_group.h"
+
+#include <stdlib.h>
+
+#define MODEL "tests/models/stories260k"
+
+enum { PROMPT = 90, STEPS = 8, SAMPLES = 3 };
+
+struct run {
+    enum method method;
+    int slots; /* sequences that decode together */
+};
+
+static struct cuda_host_calls since(const struct cuda_host_calls *before)
+{
+    struct cuda_host_calls now = cuda_host_calls();
+
+    return (struct cuda_host_calls){
+        .waits = now.waits - before->waits,
+        .allocations = now.allocations - before->allocations,
+        .uploads = now.uploads - before->uploads,
+        .downloads = now.downloads - before->downloads,
+    };
+}
+
+static status check_most(const char *what, const struct cuda_host_calls *got,
+                         const struct cuda_host_calls *most)
+{
+    bool fine = got->waits <= most->waits && got->allocations <= most->allocations &&
+                got->uploads <= most->uploads && got->downloads <= most->downloads;
+
+    return fine ? STATUS_OK
+                : status_fail(STATUS_INTERNAL,
+                              "%s: %lu waits, %lu allocations, %lu uploads, %lu downloads", what,
+                              got->waits, got->allocations, got->uploads, got->downloads);
+}
+
+/* Slice by slice. */
+static status read_prompt(struct bench *bench, const struct plan_begin *begin)
+{
+    const struct plan_advance advance = {.slot = begin->slot, .slices = 1};
+    const struct cuda_host_calls whole = {.waits = 1, .uploads = 0};
+    /* per cache head a table; the window's rows, and the row or the rows that go on */
+    const struct cuda_host_calls choice = {.waits = 2, .uploads = 16, .downloads = 16};
+    /* and the first token, with what it is drawn with */
+    const struct cuda_host_calls last = {.waits = 3, .uploads = 17, .downloads = 17};
+    struct plan plan = {.number = bench->number++, .n_begin = 1, .begin = begin};
+    struct step_result result;
+    struct slices walk;
+    struct slice slice;
+    status st = engine_step(bench->engine, &plan, &result);
+
+    plan = (struct plan){.n_advance = 1, .advance = &advance};
+    slices_begin(&walk, &begin->params, &bench->model->config, (int)begin->n_prompt);
+    for (int i = 0; !st && slices_next(&walk, &slice); i++) {
+        struct cuda_host_calls before = cuda_host_calls();
+        plan.number = bench->number++;
+        st = engine_step(bench->engine, &plan, &result);
+        struct cuda_host_calls calls = since(&before);
+        bool chooses = slice.chooses, ends = walk.next.end == 0;
+        if (!st && i > 0) { /* the first one meets a workspace that is too small */
+            st = check_most("a slice", &calls, ends ? &last : chooses ? &choice : &whole);
+        }
+    }
+    return st;
+}
+
+static status decode(struct bench *bench, uint32_t n)
+{
+    /* what changes from step to step; pages that the tables got, where a page was full; what tokens
+     * are drawn with */
+    const struct cuda_host_calls most = {.waits = 1, .uploads = 3, .downloads = 1};
+    uint32_t slots[SAMPLES];
+    struct step_result result;
+    status st = STATUS_OK;
+
+    for (uint32_t i = 0; i < n; i++) {
+        slots[i] = i;
+    }
+    for (int step = 0; !st && step < STEPS; step++) {
+        struct cuda_host_calls before = cuda_host_calls();
+        st = bench_decode(bench, slots, n, &result);
+        struct cuda_host_calls calls = since(&before);
+        if (!st && step > 1) { /* the first ones meet a workspace that is too small */
+            st = check_most("a decode step", &calls, &most);
+        }
+    }
+    return st;
+}
+
+static status run_rank(struct comm *comm, void *context)
+{
+    const struct run *run = context;
+    const struct bench_config config = {.model = MODEL,
+                                        .dtype = DTYPE_F32,
+                                        .max_context = PROMPT + STEPS + 1,
+                                        .kv_bytes = 16 << 20,
+                                        .unchecked = true};
+    struct bench bench;
+    uint32_t prompt[PROMPT];
+    struct plan_begin begin = {.n_prompt = PROMPT,
+                               .prompt = prompt,
+                               .sampling = {.top_p = 1, .repetition_penalty = 1},
+                               .max_rows = STEPS};
+    status st = bench_open(&bench, comm, &config);
+
+    for (uint32_t i = 0; i < PROMPT; i++) {
+        prompt[i] = 3 + i * 7 % 400;
+    }
+    if (!st) {
+        method_defaults(&begin.params, run->method, &bench.model->config);
+    }
+    for (int i = 0; !st && i < run->slots; i++) {
+        begin.slot = (uint32_t)i;
+        begin.n_prompt = PROMPT - (uint32_t)i * 5; /* pages are full at different times */
+        st = read_prompt(&bench, &begin);
+    }
+    if (!st) {
+        st = decode(&bench, (uint32_t)run->slots);
+    }
+    bench_close(&bench);
+    return st;
+}
+
+static void check_run(int ranks, enum method method, int slots)
+{
+    struct run run = {method, slots};
+
+    gpus_open(ranks, DTYPE_F32);
+    group_run(ranks, run_rank, &run);
+    gpus_close();
+}
+
+static void test_a_step_waits_once_and_does_not_allocate(void **state)
+{
+    (void)state;
+    check_run(1, METHOD_FASTKV, 1);
+    check_run(1, METHOD_FULL, SAMPLES);
+    check_run(1, METHOD_SNAPKV, 1);
+    check_run(2, METHOD_FASTKV, SAMPLES);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_step_waits_once_and_does_not_allocate),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
