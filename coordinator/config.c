@@ -41,9 +41,9 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
          0, SERVICE_MAX_LOCAL},
         {"tp", OPTION_INT, &raw->tp, "N", "tensor-parallel degree; 0: the local workers, or 1", 0,
          MODEL_MAX_HEADS},
-        {"device", OPTION_STRING, &out->device, "NAME", "of the local workers: cpu or cuda", 0, 0},
+        {"device", OPTION_STRING, &out->device, "NAME", "of the workers: cpu or cuda", 0, 0},
         {"dtype", OPTION_STRING, &raw->dtype, "NAME",
-         "float32 or bfloat16 to compute in (the model's)", 0, 0},
+         "float32, bfloat16, on GPUs float16: to compute in (the model's)", 0, 0},
         {"threads", OPTION_INT, &raw->threads, "N",
          "of each local worker; 0: the cores, shared out", 0, CONFIG_MAX_THREADS},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
@@ -271,14 +271,16 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
 static status settle_dtype(struct config *config)
 {
     bool given = config->dtype <= DTYPE_F16;
+    bool cpu = strcmp(config->device, "cpu") == 0;
 
-    if (given && config->dtype == DTYPE_F16) {
+    if (given && config->dtype == DTYPE_F16 && cpu) {
         return status_fail(STATUS_UNIMPLEMENTED,
-                           "--dtype float16: this build computes in float32 and bfloat16");
+                           "--dtype float16: a CPU computes in float32 and bfloat16; GPUs are "
+                           "--device cuda");
     }
     if (!given) {
         /* float32 holds every float16 value. */
-        config->dtype = config->model.dtype == DTYPE_F16 ? DTYPE_F32 : config->model.dtype;
+        config->dtype = config->model.dtype == DTYPE_F16 && cpu ? DTYPE_F32 : config->model.dtype;
     }
     return STATUS_OK;
 }

@@ -19,7 +19,7 @@ extern "C" {
 struct device;
 
 struct device_config {
-    enum dtype dtype; /* of activations, weights and KV rows */
+    enum dtype dtype; /* of activations, weights and KV rows; float16: "cuda" only */
     int index;        /* of the GPU; 0 for the host */
     int threads;      /* host threads of the CPU backend; >= 1 */
 

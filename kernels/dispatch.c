@@ -11,9 +11,6 @@ static const struct backend *const backends[] = {
 
 status device_open(struct device **out, const char *backend, const struct device_config *config)
 {
-    if (config->dtype != DTYPE_F32 && config->dtype != DTYPE_BF16) {
-        return status_fail(STATUS_UNIMPLEMENTED, "device: computes in float32 or bfloat16 only");
-    }
     for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
         if (strcmp(backends[i]->name, backend) == 0) {
             return backends[i]->open(out, config);

@@ -1,7 +1,7 @@
 /*
  * op.h - the mathematics.  Row-major device pointers; shapes are in each comment.
  *
- * "act" is the device's dtype (float32 or bfloat16); everything else is float32 or int32.
+ * "act" is the device's dtype (float32, bfloat16 or float16); everything else is float32 or int32.
  * Operations enqueue on the device's stream and return; only device_sync() and
  * device_download() wait.  Arguments are asserted once, in dispatch.c.
  *

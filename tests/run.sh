@@ -152,11 +152,14 @@ goldens_on_emulated_gpu() {
         goldens "$data" --emulated-gpu --tp 1,2,4
         goldens "$data" --emulated-gpu 'apart rotating' --longest 100 --tp 2
         goldens "$data" --emulated-gpu --dtype bfloat16 --tp 1,2 --method full fastkv
+        goldens "$data" --emulated-gpu --dtype float16 --tp 1,2 --method full fastkv
         return
     fi
     goldens "$data" --emulated-gpu --longest 100 --steps 4 --tp 1,2
     goldens "$data" --emulated-gpu reversed --match "$middle" --steps 4 --tp 2
     goldens "$data" --emulated-gpu --dtype bfloat16 --longest 40 --steps 4 --tp 2 \
+        --method full fastkv
+    goldens "$data" --emulated-gpu --dtype float16 --longest 40 --steps 4 --tp 1 \
         --method full fastkv
 }
 part_goldens() {

@@ -15,6 +15,9 @@ static status cpu_open(struct device **out, const struct device_config *config)
     const struct cpu_isa *isa;
     status st;
 
+    if (config->dtype == DTYPE_F16) {
+        return status_fail(STATUS_UNIMPLEMENTED, "cpu: computes in float32 or bfloat16 only");
+    }
     if (config->index != 0) {
         return status_fail(STATUS_INVALID, "cpu: there is one host, not index %d", config->index);
     }

@@ -6,5 +6,5 @@ status cuda_attention(struct device *dev, const struct attention *args)
     if (args->rows == 0) {
         return STATUS_OK;
     }
-    return cuda_is_bf16(dev) ? cuda_attention_bf16(dev, args) : cuda_attention_f32(dev, args);
+    return cuda_is_narrow(dev) ? cuda_attention_mma(dev, args) : cuda_attention_f32(dev, args);
 }

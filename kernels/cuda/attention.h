@@ -6,6 +6,6 @@
 #include "kernels/cuda/cuda.h"
 
 status cuda_attention_f32(struct device *dev, const struct attention *args);
-status cuda_attention_bf16(struct device *dev, const struct attention *args);
+status cuda_attention_mma(struct device *dev, const struct attention *args);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * columns.cu - see columns.h.
+ * columns.cu - see columns.h; float32, with FMA, and what both precisions share.
  *
  * A block scores TILE_ROWS rows of one query head against TILE_KEYS keys, by slabs of head_dim in
  * shared memory; a thread has one key and half of the rows.  For sums a block has its keys and
@@ -8,11 +8,9 @@
  */
 #include "kernels/cuda/columns.h"
 #include "kernels/cuda/gpu.h"
-#include "kernels/cuda/visible.h"
 
 static constexpr int BLOCK = 128, TILE_KEYS = 64, TILE_ROWS = 32, SLAB = 64;
 static constexpr int HALVES = BLOCK / TILE_KEYS, MINE = TILE_ROWS / HALVES;
-static constexpr int RUN_KEYS = 1024;
 
 struct columns_shared {
     float q[TILE_ROWS][SLAB];
@@ -23,44 +21,28 @@ struct columns_shared {
     float sums[TILE_ROWS][TILE_KEYS + 1];
 };
 
-static __device__ struct span keys_of(const struct columns &args, int r)
-{
-    int i = args.first_row + r;
-
-    if (r >= args.rows) {
-        return {0, 0};
-    }
-    if (i < args.open_rows) {
-        return {0, args.n_keys};
-    }
-    return visible_keys(args.positions, i, args.sliding_window);
-}
-
-template <typename T>
 static __device__ void load_slab(struct columns_shared *shared, const struct columns &args,
                                  int head, int row, int key, int c)
 {
     int width = min(SLAB, args.head_dim - c);
     size_t d = (size_t)args.head_dim;
     size_t kv_head = (size_t)(head / (args.q_heads / args.kv_heads));
-    const T *q = static_cast<const T *>(args.q) + (size_t)head * d + (size_t)c;
-    const T *k = static_cast<const T *>(args.k) + kv_head * args.kv_stride + (size_t)c;
+    const float *q = static_cast<const float *>(args.q) + (size_t)head * d + (size_t)c;
+    const float *k = static_cast<const float *>(args.k) + kv_head * args.kv_stride + (size_t)c;
 
     for (int i = (int)threadIdx.x; i < TILE_ROWS * width; i += BLOCK) {
         int r = row + i / width;
         shared->q[i / width][i % width] =
-            r < args.rows ? gpu_float(q[(size_t)r * (size_t)args.q_heads * d + (size_t)(i % width)])
-                          : 0.0f;
+            r < args.rows ? q[(size_t)r * (size_t)args.q_heads * d + (size_t)(i % width)] : 0.0f;
     }
     for (int i = (int)threadIdx.x; i < TILE_KEYS * width; i += BLOCK) {
         int j = key + i / width;
         shared->k[i / width][i % width] =
-            j < args.n_keys ? gpu_float(k[(size_t)j * d + (size_t)(i % width)]) : 0.0f;
+            j < args.n_keys ? k[(size_t)j * d + (size_t)(i % width)] : 0.0f;
     }
 }
 
 /* s[t] = q . k of this thread's key with row t of its half, scaled for powers of two. */
-template <typename T>
 static __device__ void score(float s[MINE], struct columns_shared *shared,
                              const struct columns &args, int head, int row, int key)
 {
@@ -74,9 +56,9 @@ static __device__ void score(float s[MINE], struct columns_shared *shared,
         int width = min(SLAB, args.head_dim - c);
 
         __syncthreads();
-        load_slab<T>(shared, args, head, row, key, c);
+        load_slab(shared, args, head, row, key, c);
         if (c == 0 && threadIdx.x < TILE_ROWS) {
-            shared->keys[threadIdx.x] = keys_of(args, row + (int)threadIdx.x);
+            shared->keys[threadIdx.x] = columns_keys_of(args, row + (int)threadIdx.x);
         }
         __syncthreads();
         for (int i = 0; i < width; i++) {
@@ -130,7 +112,6 @@ static __device__ void write_sum(float *out, struct columns_shared *shared, floa
     }
 }
 
-template <typename T>
 static __global__ void __launch_bounds__(BLOCK) sums_kernel(struct columns args)
 {
     auto *shared = gpu_shared<struct columns_shared>();
@@ -140,7 +121,7 @@ static __global__ void __launch_bounds__(BLOCK) sums_kernel(struct columns args)
     int first = max(key - args.first_row, 0) / TILE_ROWS * TILE_ROWS;
 
     for (int row = args.open_rows > args.first_row ? 0 : first; row < args.rows; row += TILE_ROWS) {
-        score<T>(s, shared, args, head, row, key);
+        score(s, shared, args, head, row, key);
         add_tile(&all, &local, s, shared, args, head, row, key);
     }
     write_sum(args.out, shared, all, args, head, key);
@@ -189,12 +170,12 @@ static __device__ void write_parts(struct columns_shared *shared, const struct p
 }
 
 /* out (runs, 2, q_heads, rows): peak and sum of every row over one run of keys. */
-template <typename T>
 static __global__ void __launch_bounds__(BLOCK, 4) parts_kernel(struct columns args, float *out)
 {
     auto *shared = gpu_shared<struct columns_shared>();
     int head = (int)blockIdx.y, row = (int)blockIdx.z * TILE_ROWS;
-    int begin = (int)blockIdx.x * RUN_KEYS, end = min(begin + RUN_KEYS, args.n_keys);
+    int begin = (int)blockIdx.x * COLUMNS_RUN_KEYS,
+        end = min(begin + COLUMNS_RUN_KEYS, args.n_keys);
     int half = (int)threadIdx.x / TILE_KEYS;
     struct part parts[MINE];
     float s[MINE];
@@ -205,7 +186,7 @@ static __global__ void __launch_bounds__(BLOCK, 4) parts_kernel(struct columns a
     for (int key = begin; key < end; key += TILE_KEYS) {
         int j = key + (int)threadIdx.x % TILE_KEYS;
 
-        score<T>(s, shared, args, head, row, key);
+        score(s, shared, args, head, row, key);
 #pragma unroll
         for (int t = 0; t < MINE; t++) {
             struct span keys = shared->keys[half * MINE + t];
@@ -234,36 +215,33 @@ static __global__ void lse_kernel(float *lse, const float *parts, size_t n, int 
     lse[i] = (total.peak + log2f(total.sum)) * LN_2;
 }
 
-static unsigned runs_of(const struct columns *args)
+unsigned columns_runs(const struct columns *args)
 {
-    return cuda_blocks((size_t)args->n_keys, RUN_KEYS);
+    return cuda_blocks((size_t)args->n_keys, COLUMNS_RUN_KEYS);
 }
 
 size_t columns_lse_floats(const struct columns *args)
 {
-    return (size_t)runs_of(args) * 2 * (size_t)args->q_heads * (size_t)args->rows;
-}
-
-template <typename T>
-static void launch_parts(struct device *dev, const struct columns *args, float *out)
-{
-    dim3 grid(runs_of(args), (unsigned)args->q_heads, cuda_blocks((size_t)args->rows, TILE_ROWS));
-
-    GPU_LAUNCH(parts_kernel<T>, grid, BLOCK, sizeof(struct columns_shared), cuda_stream(dev), *args,
-               out);
+    return (size_t)columns_runs(args) * 2 * (size_t)args->q_heads * (size_t)args->rows;
 }
 
 status columns_lse(struct device *dev, const struct columns *args, float *lse, float *workspace)
 {
     size_t n = (size_t)args->q_heads * (size_t)args->rows;
+    dim3 grid(columns_runs(args), (unsigned)args->q_heads,
+              cuda_blocks((size_t)args->rows, TILE_ROWS));
 
-    if (cuda_is_bf16(dev)) {
-        launch_parts<bf16>(dev, args, workspace);
+    if (cuda_is_narrow(dev)) {
+        status st = columns_mma_parts(dev, args, workspace);
+        if (st) {
+            return st;
+        }
     } else {
-        launch_parts<float>(dev, args, workspace);
+        GPU_LAUNCH(parts_kernel, grid, BLOCK, sizeof(struct columns_shared), cuda_stream(dev),
+                   *args, workspace);
     }
     GPU_LAUNCH(lse_kernel, cuda_blocks(n, BLOCK), BLOCK, 0, cuda_stream(dev), lse,
-               (const float *)workspace, n, (int)runs_of(args));
+               (const float *)workspace, n, (int)columns_runs(args));
     return cuda_launched("normalisers");
 }
 
@@ -274,11 +252,13 @@ status columns_sum(struct device *dev, const struct columns *args)
     if (args->n_out == 0) {
         return STATUS_OK;
     }
-    if (cuda_is_bf16(dev)) {
-        GPU_LAUNCH(sums_kernel<bf16>, grid, BLOCK, sizeof(struct columns_shared), cuda_stream(dev),
-                   *args);
+    if (cuda_is_narrow(dev)) {
+        status st = columns_mma_sums(dev, args);
+        if (st) {
+            return st;
+        }
     } else {
-        GPU_LAUNCH(sums_kernel<float>, grid, BLOCK, sizeof(struct columns_shared), cuda_stream(dev),
+        GPU_LAUNCH(sums_kernel, grid, BLOCK, sizeof(struct columns_shared), cuda_stream(dev),
                    *args);
     }
     return cuda_launched("column sums");

@@ -8,6 +8,9 @@
 #define KERNELS_CUDA_COLUMNS_H
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/visible.h"
+
+enum { COLUMNS_RUN_KEYS = 1024 }; /* a block's share of the keys, for normalisers */
 
 /* Rows first_row.. of the sequence, as in struct column_sums; `weights` (rows) or NULL. */
 struct columns {
@@ -32,5 +35,24 @@ status columns_sum(struct device *dev, const struct columns *args);
 /* Floats of workspace that columns_lse() needs, and the normalisers (q_heads, rows) into `lse`. */
 size_t columns_lse_floats(const struct columns *args);
 status columns_lse(struct device *dev, const struct columns *args, float *lse, float *workspace);
+
+/* The tensor-core parts of both, for bfloat16 and float16. */
+unsigned columns_runs(const struct columns *args);
+status columns_mma_sums(struct device *dev, const struct columns *args);
+status columns_mma_parts(struct device *dev, const struct columns *args, float *out);
+
+/* The keys that row r of the chunk sees; none past the last row. */
+__device__ __forceinline__ struct span columns_keys_of(const struct columns &args, int r)
+{
+    int i = args.first_row + r;
+
+    if (r >= args.rows) {
+        return {0, 0};
+    }
+    if (i < args.open_rows) {
+        return {0, args.n_keys};
+    }
+    return visible_keys(args.positions, i, args.sliding_window);
+}
 
 #endif

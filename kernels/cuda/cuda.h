@@ -7,7 +7,7 @@
 #ifndef KERNELS_CUDA_CUDA_H
 #define KERNELS_CUDA_CUDA_H
 
-#include "kernels/backend.h"
+#include "kernels/cuda/act.h"
 
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
@@ -51,15 +51,16 @@ static inline cudaStream_t cuda_stream(struct device *dev)
     return cuda_device(dev)->stream;
 }
 
-static inline bool cuda_is_bf16(const struct device *dev)
+/* Activations are bfloat16 or float16: tensor cores. */
+static inline bool cuda_is_narrow(const struct device *dev)
 {
-    return dev->dtype == DTYPE_BF16;
+    return dev->dtype != DTYPE_F32;
 }
 
 /* Bytes of one activation. */
 static inline size_t cuda_act_bytes(const struct device *dev)
 {
-    return cuda_is_bf16(dev) ? 2 : sizeof(float);
+    return cuda_is_narrow(dev) ? 2 : sizeof(float);
 }
 
 status cuda_check(cudaError_t error, const char *what);

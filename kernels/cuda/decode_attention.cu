@@ -235,10 +235,6 @@ status cuda_decode_attention(struct device *dev, const struct decode_attention *
     }
     float *floats = static_cast<float *>(memory);
     const struct parts parts = {floats, floats + n, floats + 2 * n};
-    if (cuda_is_bf16(dev)) {
-        launch_group<bf16>(dev, args, parts);
-    } else {
-        launch_group<float>(dev, args, parts);
-    }
+    cuda_with_act(dev, [&](auto act) { launch_group<decltype(act)>(dev, args, parts); });
     return cuda_launched("decode_attention");
 }

@@ -104,13 +104,10 @@ status cuda_decode_mass(struct device *dev, float *out, size_t stride,
     }
     float *floats = static_cast<float *>(memory);
     const struct mass mass = {floats + 2 * q_heads, floats, floats + q_heads, stride};
-    if (cuda_is_bf16(dev)) {
-        GPU_LAUNCH(scores_kernel<bf16>, dim3(DECODE_SPLITS, heads), BLOCK, 0, cuda_stream(dev),
-                   *args, *args->pool, mass);
-    } else {
-        GPU_LAUNCH(scores_kernel<float>, dim3(DECODE_SPLITS, heads), BLOCK, 0, cuda_stream(dev),
-                   *args, *args->pool, mass);
-    }
+    cuda_with_act(dev, [&](auto act) {
+        GPU_LAUNCH(scores_kernel<decltype(act)>, dim3(DECODE_SPLITS, heads), BLOCK, 0,
+                   cuda_stream(dev), *args, *args->pool, mass);
+    });
     GPU_LAUNCH(stats_kernel, (unsigned)q_heads, BLOCK, sizeof(struct stats_shared),
                cuda_stream(dev), *args, mass);
     GPU_LAUNCH(mass_kernel, dim3(cuda_blocks(stride, BLOCK), heads), BLOCK, 0, cuda_stream(dev),

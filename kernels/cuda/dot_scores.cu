@@ -66,10 +66,7 @@ status cuda_dot_scores(struct device *dev, const struct dot_scores *args)
     if (st || args->n_keys == 0) {
         return st;
     }
-    if (cuda_is_bf16(dev)) {
-        launch<bf16>(dev, static_cast<float *>(q), args);
-    } else {
-        launch<float>(dev, static_cast<float *>(q), args);
-    }
+    cuda_with_act(dev,
+                  [&](auto act) { launch<decltype(act)>(dev, static_cast<float *>(q), args); });
     return cuda_launched("dot_scores");
 }

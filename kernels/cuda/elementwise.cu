@@ -74,15 +74,11 @@ status cuda_silu_mul(struct device *dev, void *out, const void *gate, const void
     if (n == 0) {
         return STATUS_OK;
     }
-    if (cuda_is_bf16(dev)) {
-        GPU_LAUNCH(silu_mul_kernel<bf16>, blocks, BLOCK, 0, cuda_stream(dev),
-                   static_cast<bf16 *>(out), static_cast<const bf16 *>(gate),
-                   static_cast<const bf16 *>(up), n, together);
-    } else {
-        GPU_LAUNCH(silu_mul_kernel<float>, blocks, BLOCK, 0, cuda_stream(dev),
-                   static_cast<float *>(out), static_cast<const float *>(gate),
-                   static_cast<const float *>(up), n, together);
-    }
+    cuda_with_act(dev, [&](auto act) {
+        using T = decltype(act);
+        GPU_LAUNCH(silu_mul_kernel<T>, blocks, BLOCK, 0, cuda_stream(dev), static_cast<T *>(out),
+                   static_cast<const T *>(gate), static_cast<const T *>(up), n, together);
+    });
     return cuda_launched("silu_mul");
 }
 

@@ -32,10 +32,6 @@ status cuda_embed(struct device *dev, float *out, const int32_t *ids, int n,
     if (n == 0) {
         return STATUS_OK;
     }
-    if (cuda_is_bf16(dev)) {
-        launch<bf16>(dev, out, ids, n, table, first_id);
-    } else {
-        launch<float>(dev, out, ids, n, table, first_id);
-    }
+    cuda_with_act(dev, [&](auto act) { launch<decltype(act)>(dev, out, ids, n, table, first_id); });
     return cuda_launched("embed");
 }

@@ -1,13 +1,17 @@
-/* linear.cu - out = x w^T for a chunk of one prompt, by cuBLAS: bfloat16 with float32 sums, or
+/* linear.cu - out = x w^T for a chunk of one prompt, by cuBLAS: 16 bits with float32 sums, or
  * float32 without TF32. */
 #include "kernels/cuda/cuda.h"
+
+static cudaDataType library_type(enum dtype dtype)
+{
+    return dtype == DTYPE_BF16 ? CUDA_R_16BF : dtype == DTYPE_F16 ? CUDA_R_16F : CUDA_R_32F;
+}
 
 status cuda_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                    const struct matrix *w, int rows)
 {
     const float one = 1.0f, zero = 0.0f;
-    cudaDataType in = cuda_is_bf16(dev) ? CUDA_R_16BF : CUDA_R_32F;
-    cudaDataType to = out_dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    cudaDataType in = library_type(dev->dtype), to = library_type(out_dtype);
 
     if (rows == 0) {
         return STATUS_OK;

@@ -2,11 +2,10 @@
  * linear_rows.cu - out = x w^T for 1 to 64 rows of different sequences, in one order along the
  * columns whatever the number of rows.
  *
- * bfloat16: tensor cores, 16 features by 8 rows a product.  The order of summation is free, so a
- * lane takes 8 neighbouring columns of a weight row, one 16-byte load, as its elements of two
- * products; x is taken likewise.  The warps of a block share the columns out by blocks of 32 and
- * their sums are added in order.
- * float32: a warp for each feature, every lane 4 columns in 128.
+ * bfloat16 and float16: tensor cores, 16 features by 8 rows a product.  The order of summation is
+ * free, so a lane takes 8 neighbouring columns of a weight row, one 16-byte load, as its elements
+ * of two products; x is taken likewise.  The warps of a block share the columns out by blocks of 32
+ * and their sums are added in order. float32: a warp for each feature, every lane 4 columns in 128.
  */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/gpu.h"
@@ -27,7 +26,7 @@ template <int TILES> struct linear_rows_shared {
 };
 
 /* Columns c..c + 8 of a row that may end before, or does not lie well. */
-static __device__ uint4 load_some(const bf16 *row, int c, int cols)
+template <typename T> static __device__ uint4 load_some(const T *row, int c, int cols)
 {
     unsigned pair[4];
 
@@ -39,11 +38,11 @@ static __device__ uint4 load_some(const bf16 *row, int c, int cols)
     return uint4{pair[0], pair[1], pair[2], pair[3]};
 }
 
-template <bool LIES_WELL>
+template <typename T, bool LIES_WELL>
 static __device__ uint4 load_columns(const void *data, size_t row, size_t n, size_t stride, int c,
                                      int cols)
 {
-    const bf16 *from = static_cast<const bf16 *>(data) + row * stride;
+    const T *from = static_cast<const T *>(data) + row * stride;
 
     if (row >= n || c >= cols) {
         return uint4{0, 0, 0, 0};
@@ -51,7 +50,7 @@ static __device__ uint4 load_columns(const void *data, size_t row, size_t n, siz
     return LIES_WELL ? gpu_load16(from + c) : load_some(from, c, cols);
 }
 
-template <int TILES, bool LIES_WELL>
+template <typename T, int TILES, bool LIES_WELL>
 static __device__ void multiply(float sum[TILES][4], const struct product &p, size_t feature)
 {
     int warp = (int)threadIdx.x / WARP, g = (int)threadIdx.x % WARP / 4;
@@ -60,31 +59,31 @@ static __device__ void multiply(float sum[TILES][4], const struct product &p, si
 #pragma unroll 2
     for (int at = 0; at < p.cols; at += WARPS * STEP) {
         int c = at + first;
-        uint4 low = load_columns<LIES_WELL>(p.w, feature + g, p.n, p.w_stride, c, p.cols);
-        uint4 high = load_columns<LIES_WELL>(p.w, feature + g + 8, p.n, p.w_stride, c, p.cols);
+        uint4 low = load_columns<T, LIES_WELL>(p.w, feature + g, p.n, p.w_stride, c, p.cols);
+        uint4 high = load_columns<T, LIES_WELL>(p.w, feature + g + 8, p.n, p.w_stride, c, p.cols);
         const unsigned a[2][4] = {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
 
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-            uint4 x = load_columns<LIES_WELL>(p.x, (size_t)(t * TILE_ROWS + g), (size_t)p.rows,
-                                              p.x_stride, c, p.cols);
+            uint4 x = load_columns<T, LIES_WELL>(p.x, (size_t)(t * TILE_ROWS + g), (size_t)p.rows,
+                                                 p.x_stride, c, p.cols);
             const unsigned b[2][2] = {{x.x, x.y}, {x.z, x.w}};
 
-            gpu_mma_bf16(sum[t], a[0], b[0]);
-            gpu_mma_bf16(sum[t], a[1], b[1]);
+            gpu_mma<T>(sum[t], a[0], b[0]);
+            gpu_mma<T>(sum[t], a[1], b[1]);
         }
     }
 }
 
-template <int TILES, bool LIES_WELL>
-static __global__ void __launch_bounds__(BLOCK) bf16_kernel(struct product p)
+template <typename T, int TILES, bool LIES_WELL>
+static __global__ void __launch_bounds__(BLOCK) mma_kernel(struct product p)
 {
     auto *shared = gpu_shared<struct linear_rows_shared<TILES>>();
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     size_t feature = (size_t)blockIdx.x * FEATURES;
     float sum[TILES][4] = {};
 
-    multiply<TILES, LIES_WELL>(sum, p, feature);
+    multiply<T, TILES, LIES_WELL>(sum, p, feature);
     for (int t = 0; t < TILES; t++) {
         for (int i = 0; i < 4; i++) {
             shared->sum[warp][t * TILE_ROWS + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] =
@@ -106,7 +105,7 @@ static __global__ void __launch_bounds__(BLOCK) bf16_kernel(struct product p)
         if (p.wide_out) {
             static_cast<float *>(p.out)[at] = total;
         } else {
-            gpu_store(static_cast<bf16 *>(p.out) + at, total);
+            gpu_store(static_cast<T *>(p.out) + at, total);
         }
     }
 }
@@ -157,15 +156,41 @@ static __global__ void __launch_bounds__(BLOCK) f32_kernel(struct product p)
     }
 }
 
-template <int TILES> static void launch_bf16(struct device *dev, const struct product &p, bool well)
+template <typename T, int TILES>
+static void launch_mma(struct device *dev, const struct product &p, bool well)
 {
     constexpr size_t shared = sizeof(struct linear_rows_shared<TILES>);
     unsigned blocks = cuda_blocks(p.n, FEATURES);
 
     if (well) {
-        GPU_LAUNCH((bf16_kernel<TILES, true>), blocks, BLOCK, shared, cuda_stream(dev), p);
+        GPU_LAUNCH((mma_kernel<T, TILES, true>), blocks, BLOCK, shared, cuda_stream(dev), p);
     } else {
-        GPU_LAUNCH((bf16_kernel<TILES, false>), blocks, BLOCK, shared, cuda_stream(dev), p);
+        GPU_LAUNCH((mma_kernel<T, TILES, false>), blocks, BLOCK, shared, cuda_stream(dev), p);
+    }
+}
+
+template <typename T>
+static void launch_tiles(struct device *dev, const struct product &p, bool well)
+{
+    if (p.rows <= TILE_ROWS) {
+        launch_mma<T, 1>(dev, p, well);
+    } else if (p.rows <= 2 * TILE_ROWS) {
+        launch_mma<T, 2>(dev, p, well);
+    } else if (p.rows <= 4 * TILE_ROWS) {
+        launch_mma<T, 4>(dev, p, well);
+    } else {
+        launch_mma<T, 8>(dev, p, well);
+    }
+}
+
+static void launch_f32(struct device *dev, const struct product &p, bool well)
+{
+    unsigned blocks = cuda_blocks(p.n, WARPS);
+
+    if (well) {
+        GPU_LAUNCH(f32_kernel<true>, blocks, BLOCK, 0, cuda_stream(dev), p);
+    } else {
+        GPU_LAUNCH(f32_kernel<false>, blocks, BLOCK, 0, cuda_stream(dev), p);
     }
 }
 
@@ -179,21 +204,10 @@ status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, con
     bool well = (uintptr_t)x % 16 == 0 && (uintptr_t)w->data % 16 == 0 && w->stride % each == 0 &&
                 (size_t)w->cols % each == 0;
 
-    if (!cuda_is_bf16(dev)) {
-        unsigned blocks = cuda_blocks(p.n, WARPS);
-        if (well) {
-            GPU_LAUNCH(f32_kernel<true>, blocks, BLOCK, 0, cuda_stream(dev), p);
-        } else {
-            GPU_LAUNCH(f32_kernel<false>, blocks, BLOCK, 0, cuda_stream(dev), p);
-        }
-    } else if (rows <= TILE_ROWS) {
-        launch_bf16<1>(dev, p, well);
-    } else if (rows <= 2 * TILE_ROWS) {
-        launch_bf16<2>(dev, p, well);
-    } else if (rows <= 4 * TILE_ROWS) {
-        launch_bf16<4>(dev, p, well);
+    if (cuda_is_narrow(dev)) {
+        cuda_with_narrow(dev, [&](auto act) { launch_tiles<decltype(act)>(dev, p, well); });
     } else {
-        launch_bf16<8>(dev, p, well);
+        launch_f32(dev, p, well);
     }
     return cuda_launched("linear_rows");
 }

@@ -46,12 +46,10 @@ status cuda_rmsnorm(struct device *dev, void *out, const float *x, const float *
     if (rows == 0) {
         return STATUS_OK;
     }
-    if (cuda_is_bf16(dev)) {
-        GPU_LAUNCH(rmsnorm_kernel<bf16>, (unsigned)rows, BLOCK, sizeof(struct rmsnorm_shared),
-                   cuda_stream(dev), static_cast<bf16 *>(out), x, weight, cols, eps);
-    } else {
-        GPU_LAUNCH(rmsnorm_kernel<float>, (unsigned)rows, BLOCK, sizeof(struct rmsnorm_shared),
-                   cuda_stream(dev), static_cast<float *>(out), x, weight, cols, eps);
-    }
+    cuda_with_act(dev, [&](auto act) {
+        using T = decltype(act);
+        GPU_LAUNCH(rmsnorm_kernel<T>, (unsigned)rows, BLOCK, sizeof(struct rmsnorm_shared),
+                   cuda_stream(dev), static_cast<T *>(out), x, weight, cols, eps);
+    });
     return cuda_launched("rmsnorm");
 }

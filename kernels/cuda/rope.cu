@@ -41,10 +41,8 @@ status cuda_rope(struct device *dev, const struct rope *args)
     if (threads == 0) {
         return STATUS_OK;
     }
-    if (cuda_is_bf16(dev)) {
-        GPU_LAUNCH(rope_kernel<bf16>, blocks, BLOCK, 0, cuda_stream(dev), *args);
-    } else {
-        GPU_LAUNCH(rope_kernel<float>, blocks, BLOCK, 0, cuda_stream(dev), *args);
-    }
+    cuda_with_act(dev, [&](auto act) {
+        GPU_LAUNCH(rope_kernel<decltype(act)>, blocks, BLOCK, 0, cuda_stream(dev), *args);
+    });
     return cuda_launched("rope");
 }

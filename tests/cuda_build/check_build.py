@@ -2,7 +2,7 @@
 """What nvcc makes of the CUDA kernels: no spills, the instructions that they are written for, and
 registers within their limits.
 
-usage: check_build.py [--arch 80 90 ...] [--all] [--figures]
+usage: check_build.py [--arch 80 90 ...] [--all] [--only FILE.cu ...] [--figures]
 
 Needs nvcc and nvdisasm (PATH, or the PyPI package nvidia-cuda-nvdisasm in .venv), no GPU.  Without
 them it says what is missing and ends with 77, which is "skipped".  Every warning is an error.
@@ -25,13 +25,20 @@ REGISTERS = 65536  # of a multiprocessor, on all of ARCHS
 
 # (file, kernel, instructions that it must have, registers of a thread at most).  HMMA.16816: tensor
 # cores; LDSM: ldmatrix; LDGSTS: cp.async; .128: 16 bytes at once.
+BF16, F16 = r"HMMA\.16816\.F32\.BF16", r"HMMA\.16816\.F32$"
+TILES = (r"LDSM\.16\.M88\.4", r"LDGSTS.E.*\.128")
 EXPECTED = [
-    ("attention_bf16.cu", "attention_kernel", ("HMMA.16816.F32.BF16", "LDSM.16.M88.4",
-                                               "LDSM.16.MT88.4", r"LDGSTS.E.*\.128"), 255),
+    ("attention_mma.cu", "attention_kernelI4bf16", (BF16, *TILES, "LDSM.16.MT88.4"), 255),
+    ("attention_mma.cu", "attention_kernelI3f16", (F16, *TILES, "LDSM.16.MT88.4"), 255),
+    ("columns_mma.cu", "sums_mma_kernelI4bf16", (BF16, *TILES), 168),
+    ("columns_mma.cu", "sums_mma_kernelI3f16", (F16, *TILES), 168),
+    ("columns_mma.cu", "parts_mma_kernelI4bf16", (BF16, *TILES), 168),
+    ("columns_mma.cu", "parts_mma_kernelI3f16", (F16, *TILES), 168),
     ("columns.cu", "parts_kernel", (), 128),
     ("columns.cu", "sums_kernel", (), 64),
-    ("linear_rows.cu", "bf16_kernel", ("HMMA.16816.F32.BF16",), 128),
-    ("linear_rows.cu", "bf16_kernel.*Lb1", (r"LDG.E.*\.128",), 128),  # rows that are aligned
+    ("linear_rows.cu", "mma_kernelI4bf16", (BF16,), 128),
+    ("linear_rows.cu", "mma_kernelI3f16", (F16,), 128),
+    ("linear_rows.cu", "mma_kernel.*Lb1", (r"LDG.E.*\.128",), 128),  # rows that are aligned
     ("linear_rows.cu", "f32_kernel.*Lb1", (r"LDG.E.*\.128",), 64),
     ("decode_attention.cu", "split_kernel", (r"LDG.E.*\.128",), 128),
     ("kv.cu", "gather_kernel", (r"LDG.E.*\.128", r"STG.E.*\.128"), 40),
@@ -120,6 +127,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["80", "90"])
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="FILE.cu", help="no other files")
     parser.add_argument("--figures", action="store_true")
     args = parser.parse_args()
     nvdisasm = find_nvdisasm()
@@ -130,7 +138,8 @@ def main():
         return SKIPPED
     files = {KERNELS / file for file, *_ in EXPECTED}
     jobs = [(source, arch) for arch in (ARCHS if args.all else args.arch)
-            for source in sorted(KERNELS.glob("*.cu") if args.all else files)]
+            for source in sorted(KERNELS.glob("*.cu") if args.all else files)
+            if not args.only or source.name in args.only]
     wrong, n = [], 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         for (source, arch), (cubin, said) in zip(

@@ -18,7 +18,8 @@ float load(const void *data, cudaDataType type, size_t i)
     if (type == CUDA_R_32F) {
         return static_cast<const float *>(data)[i];
     }
-    return __uint_as_float(static_cast<unsigned>(static_cast<const uint16_t *>(data)[i]) << 16);
+    unsigned bits = static_cast<const uint16_t *>(data)[i];
+    return type == CUDA_R_16F ? gpu_f16_low(bits) : __uint_as_float(bits << 16);
 }
 
 void store(void *data, cudaDataType type, size_t i, float value)
@@ -26,7 +27,8 @@ void store(void *data, cudaDataType type, size_t i, float value)
     if (type == CUDA_R_32F) {
         static_cast<float *>(data)[i] = value;
     } else {
-        static_cast<uint16_t *>(data)[i] = static_cast<uint16_t>(gpu_pack_bf16(value, 0.0f));
+        unsigned pair = type == CUDA_R_16F ? gpu_pack_f16(value, 0.0f) : gpu_pack_bf16(value, 0.0f);
+        static_cast<uint16_t *>(data)[i] = static_cast<uint16_t>(pair);
     }
 }
 

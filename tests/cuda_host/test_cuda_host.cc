@@ -130,21 +130,26 @@ static float element(int i)
     return (float)((i * 37 + 11) % 64 - 32); /* exact in bf16, and products in float */
 }
 
-static unsigned pair(int i)
+static unsigned pair(int i, bool f16)
 {
-    return gpu_pack_bf16(element(i), element(i + 1));
+    return f16 ? gpu_pack_f16(element(i), element(i + 1))
+               : gpu_pack_bf16(element(i), element(i + 1));
 }
 
 /* a[r][k] = element(16 r + k), b[k][n] = element(16 n + k + 5). */
-static __global__ void mma_kernel(float *out)
+static __global__ void mma_kernel(float *out, bool f16)
 {
     int g = (int)threadIdx.x / 4, t = (int)threadIdx.x % 4;
-    const unsigned a[4] = {pair(16 * g + 2 * t), pair(16 * (g + 8) + 2 * t),
-                           pair(16 * g + 2 * t + 8), pair(16 * (g + 8) + 2 * t + 8)};
-    const unsigned b[2] = {pair(16 * g + 2 * t + 5), pair(16 * g + 2 * t + 8 + 5)};
+    const unsigned a[4] = {pair(16 * g + 2 * t, f16), pair(16 * (g + 8) + 2 * t, f16),
+                           pair(16 * g + 2 * t + 8, f16), pair(16 * (g + 8) + 2 * t + 8, f16)};
+    const unsigned b[2] = {pair(16 * g + 2 * t + 5, f16), pair(16 * g + 2 * t + 8 + 5, f16)};
     float d[4] = {1.0f, 1.0f, 1.0f, 1.0f};
 
-    gpu_mma_bf16(d, a, b);
+    if (f16) {
+        gpu_mma_f16(d, a, b);
+    } else {
+        gpu_mma_bf16(d, a, b);
+    }
     for (int i = 0; i < 4; i++) {
         out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
     }
@@ -155,18 +160,33 @@ static void test_matrix_products_have_the_layout_of_the_gpu(void **)
     cudaStream_t stream = new_stream();
     float out[16 * 8];
 
-    GPU_LAUNCH(mma_kernel, 1, 32, 0, stream, out);
-    for (int r = 0; r < 16; r++) {
-        for (int n = 0; n < 8; n++) {
-            float expected = 1.0f;
+    for (bool f16 : {false, true}) {
+        GPU_LAUNCH(mma_kernel, 1, 32, 0, stream, out, f16);
+        for (int r = 0; r < 16; r++) {
+            for (int n = 0; n < 8; n++) {
+                float expected = 1.0f;
 
-            for (int k = 0; k < 16; k++) {
-                expected += element(16 * r + k) * element(16 * n + k + 5);
+                for (int k = 0; k < 16; k++) {
+                    expected += element(16 * r + k) * element(16 * n + k + 5);
+                }
+                assert_true(out[r * 8 + n] == expected);
             }
-            assert_true(out[r * 8 + n] == expected);
         }
     }
     cudaStreamDestroy(stream);
+}
+
+static void test_every_float16_survives_the_way_to_float_and_back(void **)
+{
+    for (unsigned h = 0; h < 0x10000; h++) {
+        float value = gpu_f16_low(h | 0x12340000u);
+
+        assert_true(value != value ? (h & 0x7fff) > 0x7c00
+                                   : gpu_pack_f16(value, value) == h * 0x10001u);
+    }
+    assert_true(gpu_pack_f16(1.0f + 0x1p-11f, 1.0f + 0x1.8p-10f) == 0x3c023c00u);
+    assert_true(gpu_pack_f16(65519.0f, -65520.0f) == 0xfc007bffu);
+    assert_true(gpu_pack_f16(0x1p-25f, 0x1.8p-24f) == 0x00020000u);
 }
 
 /* Four 8 x 8 matrices one below the other; element (row, c) is 8 row + c. */
@@ -328,6 +348,7 @@ int main()
         cmocka_unit_test(test_threads_that_do_not_come_are_missed),
         cmocka_unit_test(test_bad_accesses_and_launches_end_the_program),
         cmocka_unit_test(test_matrix_products_have_the_layout_of_the_gpu),
+        cmocka_unit_test(test_every_float16_survives_the_way_to_float_and_back),
         cmocka_unit_test(test_matrix_loads_have_the_layout_of_the_gpu),
         cmocka_unit_test(test_copies_arrive_when_they_were_waited_for),
         cmocka_unit_test(test_a_missing_event_shows_on_lazy_streams),

@@ -1,4 +1,4 @@
-/* variants.c - the variants of the emulated GPU, for the tests of tests/kernels: both dtypes, and
+/* variants.c - the variants of the emulated GPU, for the tests of tests/kernels: all dtypes, and
  * orders in which the warps of a block run (another one where a test asks for 1 or 3 threads). */
 #include "tests/cuda_host/cuda_host.h"
 #include "tests/kernels/helpers_act.h"
@@ -10,6 +10,7 @@
 const struct variant variants[] = {
     {"forward", DTYPE_F32},
     {"reversed", DTYPE_BF16},
+    {"forward", DTYPE_F16},
 };
 const int n_variants = sizeof(variants) / sizeof(variants[0]);
 

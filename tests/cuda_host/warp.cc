@@ -11,9 +11,14 @@ template <typename T> T *lane_at(char *lanes, int lane)
     return reinterpret_cast<T *>(lanes + lane * CUDA_HOST_LANE_BYTES);
 }
 
-float half_to_float(unsigned pair, int which)
+float bf16_to_float(unsigned pair, int which)
 {
     return __uint_as_float(which ? pair & 0xffff0000u : pair << 16);
+}
+
+float f16_to_float(unsigned pair, int which)
+{
+    return gpu_f16_low(which ? pair >> 16 : pair);
 }
 
 struct mma_lane {
@@ -22,7 +27,7 @@ struct mma_lane {
     float d[4];
 };
 
-void mma_complete(char *lanes)
+template <float (*half_to_float)(unsigned, int)> void mma_complete(char *lanes)
 {
     float a[16][16], b[16][8];
 
@@ -79,6 +84,14 @@ template <bool transposed> void ldmatrix_complete(char *lanes)
     }
 }
 
+void mma(float d[4], const unsigned a[4], const unsigned b[2], int kind, void (*complete)(char *))
+{
+    mma_lane mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}};
+    auto *lanes = static_cast<char *>(cuda_host_warp_exchange(&mine, sizeof(mine), kind, complete));
+
+    memcpy(d, lane_at<mma_lane>(lanes, cuda_host_lane())->d, sizeof(mine.d));
+}
+
 void ldmatrix(unsigned r[4], const void *row, int kind, void (*complete)(char *))
 {
     matrix_lane mine = {cuda_host_aligned(row, 16), {}};
@@ -104,11 +117,12 @@ unsigned __ballot_sync(unsigned, int predicate)
 
 void gpu_mma_bf16(float d[4], const unsigned a[4], const unsigned b[2])
 {
-    mma_lane mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}};
-    auto *lanes = static_cast<char *>(
-        cuda_host_warp_exchange(&mine, sizeof(mine), CUDA_HOST_MMA, mma_complete));
+    mma(d, a, b, CUDA_HOST_MMA_BF16, mma_complete<bf16_to_float>);
+}
 
-    memcpy(d, lane_at<mma_lane>(lanes, cuda_host_lane())->d, sizeof(mine.d));
+void gpu_mma_f16(float d[4], const unsigned a[4], const unsigned b[2])
+{
+    mma(d, a, b, CUDA_HOST_MMA_F16, mma_complete<f16_to_float>);
 }
 
 void gpu_ldmatrix(unsigned r[4], const void *row)

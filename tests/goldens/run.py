@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare a running winnow with golden cases, through the public gRPC API.
 
-usage: run.py DIR [--tp 1,2,4] [--method NAME ...] [--dtype float32|bfloat16]
+usage: run.py DIR [--tp 1,2,4] [--method NAME ...] [--dtype float32|bfloat16|float16]
               [--emulated-gpu [WORDS]]
               [--longest N] [--steps N] [--match REGEX]
 
@@ -23,11 +23,15 @@ that must agree, over all heads of a layer (BF16_ALWAYS of a head may differ how
 Logits are compared where they come from the same tokens: the first
 ones if the propagated tokens agree, those of each later step if also everything kept and all
 tokens before agree.
+
+float16 (on GPUs) rounds to 11 significant bits, an eighth of that error: F16_LOGITS is an eighth of
+BF16_LOGITS, and at least F16_KEPT and F16_PROPAGATED agree.
 """
 import argparse
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +47,9 @@ BF16_LOGITS = 0.08
 BF16_KEPT = 0.8
 BF16_PROPAGATED = 0.95
 BF16_ALWAYS = 2
+F16_LOGITS = BF16_LOGITS / 8
+F16_KEPT = 0.95
+F16_PROPAGATED = 0.98
 
 SCORED = ("window", "kernel", "pooling", "granularity", "group_reduce", "reduce_stage")
 # What belongs to each method beside the budget: fields of Compression, then of its own message.
@@ -212,24 +219,32 @@ def comparable_rows(case, answer, same_kept):
     return 1 + (same_tokens if same_kept else 0)
 
 
-def check_bfloat16(case, golden, answer):
+def check_rounded(case, golden, answer, most, kept, propagate):
     found, same_kept = check_counts(case, answer), True
     for wanted, layer in zip(case["layers"], answer.trace.layers):
         heads = sorted(layer.heads, key=lambda head: head.head)
         same, why = overlap(f"layer {layer.layer} kept", [head.kept for head in heads],
-                            wanted["kept"], BF16_KEPT)
+                            wanted["kept"], kept)
         same_kept, found = same_kept and same, found + why
     found += overlap("propagated", [answer.trace.propagated], [propagated(case)],
-                     BF16_PROPAGATED)[1]
+                     propagate)[1]
     rows, wanted = logits(answer), golden["logits"]
     if rows is None or rows.shape != wanted.shape:
         return found + ["logits: wrong shape"]
     for row in range(comparable_rows(case, answer, same_kept)):
         error = np.sqrt(np.mean((rows[row] - wanted[row]) ** 2)) / wanted[row].std()
-        if not error <= BF16_LOGITS:
+        if not error <= most:
             found.append(f"logits: row {row} is off by {error:.3f} of the spread, "
-                         f"allowed {BF16_LOGITS}")
+                         f"allowed {most}")
     return found
+
+
+CHECKS = {
+    "float32": check_float32,
+    "bfloat16": partial(check_rounded, most=BF16_LOGITS, kept=BF16_KEPT,
+                        propagate=BF16_PROPAGATED),
+    "float16": partial(check_rounded, most=F16_LOGITS, kept=F16_KEPT, propagate=F16_PROPAGATED),
+}
 
 
 class Tally:
@@ -262,8 +277,7 @@ def run_case(service, name, path, args, tally):
     if answer.done is None:
         tally.add(name, ["the stream ended without Done"])
         return
-    check = check_float32 if args.dtype == "float32" else check_bfloat16
-    tally.add(name, check(case, golden, answer))
+    tally.add(name, CHECKS[args.dtype](case, golden, answer))
 
 
 def is_chosen(path, args):
@@ -314,7 +328,7 @@ def main():
     parser.add_argument("--tp", default="1,2,4", help="degrees, e.g. 1,2,4")
     parser.add_argument("--method", nargs="+", default=[], metavar="NAME",
                         help="only these methods, e.g. full fastkv")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=list(CHECKS))
     parser.add_argument("--emulated-gpu", nargs="?", const="apart lazy", metavar="WORDS",
                         help="--device cuda with the emulated GPU of tests/cuda_host, which the"
                         " words steer (cuda_host.h; default: apart lazy)")

@@ -41,6 +41,44 @@ static float from_bf16(uint16_t x)
     return f;
 }
 
+/* By the definition of the format: 11 significant bits, multiples of 2^-24 at least. */
+static uint16_t to_f16(float x)
+{
+    int exponent;
+
+    frexpf(x, &exponent);
+    exponent = exponent < -13 ? -13 : exponent;
+    long steps = lrintf(ldexpf(fabsf(x), 11 - exponent)); /* ties to even */
+    return (uint16_t)((signbit(x) ? 0x8000 : 0) | (steps + (long)(exponent + 13) * 1024));
+}
+
+static float from_f16(uint16_t x)
+{
+    int exponent = x >> 10 & 31, fraction = x & 0x3ff;
+    float f =
+        exponent ? ldexpf((float)(1024 + fraction), exponent - 25) : ldexpf((float)fraction, -24);
+
+    return x & 0x8000 ? -f : f;
+}
+
+static void put(enum dtype dtype, void *to, size_t i, float value)
+{
+    if (dtype == DTYPE_F32) {
+        ((float *)to)[i] = value;
+    } else {
+        ((uint16_t *)to)[i] = dtype == DTYPE_BF16 ? to_bf16(value) : to_f16(value);
+    }
+}
+
+static float get(enum dtype dtype, const void *from, size_t i)
+{
+    if (dtype == DTYPE_F32) {
+        return ((const float *)from)[i];
+    }
+    uint16_t bits = ((const uint16_t *)from)[i];
+    return dtype == DTYPE_BF16 ? from_bf16(bits) : from_f16(bits);
+}
+
 struct act act_zeros(enum dtype dtype, size_t n)
 {
     struct act x = {.n = n, .f32 = calloc(n, sizeof(float)), .act = calloc(n, dtype_bytes(dtype))};
@@ -57,13 +95,8 @@ struct act act_random(enum dtype dtype, size_t n, float scale, uint64_t *seed)
         double radius = sqrt(-2.0 * log(uniform(seed)));
         float value = scale * (float)(radius * cos(6.283185307179586 * uniform(seed)));
 
-        if (dtype == DTYPE_BF16) {
-            ((uint16_t *)x.act)[i] = to_bf16(value);
-            value = from_bf16(((uint16_t *)x.act)[i]);
-        } else {
-            ((float *)x.act)[i] = value;
-        }
-        x.f32[i] = value;
+        put(dtype, x.act, i, value);
+        x.f32[i] = get(dtype, x.act, i);
     }
     return x;
 }
@@ -71,7 +104,7 @@ struct act act_random(enum dtype dtype, size_t n, float scale, uint64_t *seed)
 void act_read(enum dtype dtype, struct act *x)
 {
     for (size_t i = 0; i < x->n; i++) {
-        x->f32[i] = dtype == DTYPE_BF16 ? from_bf16(((uint16_t *)x->act)[i]) : ((float *)x->act)[i];
+        x->f32[i] = get(dtype, x->act, i);
     }
 }
 

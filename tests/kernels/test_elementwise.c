@@ -9,13 +9,16 @@
 
 static double tolerance(enum dtype dtype)
 {
-    return dtype == DTYPE_BF16 ? 0x1p-8 : 1e-6;
+    return dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-10 : 1e-6;
 }
 
 static void check_close(const struct variant *variant, const char *what, struct act *got,
                         const double *expected, double floor)
 {
     act_read(variant->dtype, got);
+    if (variant->dtype == DTYPE_F16 && floor < 0x1p-14) {
+        floor = 0x1p-14; /* below, float16 has fewer bits */
+    }
     double worst = act_worst(got->f32, expected, got->n, floor);
 
     if (!(worst <= tolerance(variant->dtype))) {

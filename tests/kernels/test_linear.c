@@ -14,7 +14,10 @@ struct shape {
 /* A product's rounding grows with the root of k; outputs have a standard deviation of 1. */
 static double tolerance(enum dtype dtype, enum dtype out)
 {
-    return dtype == DTYPE_BF16 && out == DTYPE_BF16 ? 0x1p-8 : 3e-6;
+    if (out == DTYPE_F32 || out != dtype) {
+        return 3e-6;
+    }
+    return out == DTYPE_BF16 ? 0x1p-8 : 0x1p-10;
 }
 
 typedef status (*product)(struct device *dev, void *out, enum dtype out_dtype, const void *x,

@@ -9,8 +9,10 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from make_model import Shape, write_model
 from test_workers import worker_address
 from service import (BUILD, MODELS, NOT_SERVING, SERVING, Service, api, fastkv, full, prompt,
                      sampling)
@@ -78,6 +80,29 @@ def test_samples_penalties_and_logprobs_are_those_of_the_cpu(two_gpus):
 def test_the_order_of_warps_and_streams_does_not_matter(two_gpus):
     with emulated(1, "reversed") as other:
         assert ids(two_gpus, 4) == ids(other, 4)
+
+
+def test_a_float16_model_is_served_in_float16_on_a_gpu_and_in_float32_on_a_cpu(tmp_path):
+    write_model(tmp_path, Shape(dtype="float16", layers=2, positions=4096), MODEL)
+    request = dict(**prompt(ids=[1 + 7 * i % 300 for i in range(40)]),
+                   sampling=sampling(max_tokens=2), compression=full())
+    with Service(tmp_path, options=["--enable-trace"]) as cpu:
+        assert cpu.model().dtype == "float32"
+        expected = list(cpu.generate(**request, trace=api.Trace(prompt_logits=True)).trace.prompt_logits)
+    with Service(tmp_path, build=PROGRAMS,
+                 options=["--enable-trace", "--device", "cuda", "--kv-memory", "4M"],
+                 env={"WINNOW_CUDA_HOST": "apart lazy"}) as gpu:
+        assert gpu.model().dtype == "float16"
+        found = list(gpu.generate(**request, trace=api.Trace(prompt_logits=True)).trace.prompt_logits)
+    spread = np.std(expected)
+    assert 0 < np.abs(np.subtract(found, expected)).max() < 0.02 * spread
+
+
+def test_float16_is_refused_for_a_cpu_by_name():
+    service = Service(MODEL, dtype="float16")
+    with pytest.raises(RuntimeError):
+        service.__enter__()
+    assert "--dtype float16: a CPU computes in float32 and bfloat16" in service.log_text()
 
 
 def test_a_group_whose_worker_died_forms_again(two_gpus):

@@ -73,6 +73,40 @@ static void test_float16_becomes_bfloat16_by_way_of_float32(void **state)
     assert_memory_equal(out, expected, sizeof(out));
 }
 
+static void test_every_float16_survives_the_way_to_float32_and_back(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        uint16_t in = (uint16_t)h;
+        uint16_t out;
+        float value;
+        convert(&value, DTYPE_F32, &in, DTYPE_F16, 1);
+        convert(&out, DTYPE_F16, &value, DTYPE_F32, 1);
+        if (isnan(value)) {
+            CHECK((out & 0x7fff) > 0x7c00);
+        } else {
+            assert_int_equal(out, in);
+        }
+    }
+}
+
+static void test_float16_takes_the_nearest_and_ties_to_even(void **state)
+{
+    const float values[] = {
+        1.0F,  1.0F + 0x1p-11F, 1.0F + 0x1.004p-11F, 1.0F + 0x1.8p-10F, 65519.0F,    65520.0F,
+        -1e9F, 0x1p-25F,        0x1.8p-24F,          0x1.ffcp-15F,      0x1.ffep-15F};
+    const uint16_t expected[] = {0x3c00, 0x3c00, 0x3c01, 0x3c02, 0x7bff, 0x7c00,
+                                 0xfc00, 0x0000, 0x0002, 0x0400, 0x0400};
+    const uint16_t bf16 = 0xc0c0; /* -6 */
+    uint16_t out[11];
+
+    (void)state;
+    convert(out, DTYPE_F16, values, DTYPE_F32, 11);
+    assert_memory_equal(out, expected, sizeof(out));
+    convert(out, DTYPE_F16, &bf16, DTYPE_BF16, 1);
+    assert_int_equal(out[0], 0xc600);
+}
+
 static void test_the_source_may_lie_at_any_address(void **state)
 {
     unsigned char bytes[1 + 3 * sizeof(float)];
@@ -92,6 +126,8 @@ int main(void)
         cmocka_unit_test(test_every_bfloat16_survives_the_way_to_float32_and_back),
         cmocka_unit_test(test_bfloat16_takes_the_nearest_and_ties_to_even),
         cmocka_unit_test(test_float16_becomes_bfloat16_by_way_of_float32),
+        cmocka_unit_test(test_every_float16_survives_the_way_to_float32_and_back),
+        cmocka_unit_test(test_float16_takes_the_nearest_and_ties_to_even),
         cmocka_unit_test(test_the_source_may_lie_at_any_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -165,10 +165,39 @@ inline unsigned gpu_pack_bf16(float low, float high)
     return round(low) | round(high) << 16;
 }
 
-/* d (16, 8) += a (16, 16) b (16, 8): bf16 in, float sums; mma.sync.m16n8k16.row.col.  Lane l, with
- * g = l / 4 and t = l % 4, holds a[g][2t..], a[g + 8][2t..], a[g][2t + 8..], a[g + 8][2t + 8..];
- * b[2t..][g], b[2t + 8..][g]; d[g][2t..], d[g + 8][2t..]. */
+/* The same of float16; what is too large becomes infinite. */
+inline unsigned gpu_pack_f16(float low, float high)
+{
+    auto round = [](float f) {
+        unsigned bits = __float_as_uint(f), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+        if (rest > 0x7f800000u) {
+            return 0x7fffu;
+        }
+        if (rest >= 0x477ff000u) { /* half a step past 65504 */
+            return sign | 0x7c00u;
+        }
+        if (rest < 0x38800000u) { /* a multiple of 2^-24: adding 0.5 leaves it in the last bits */
+            return sign | (__float_as_uint(__uint_as_float(rest) + 0.5f) - 0x3f000000u);
+        }
+        return sign | (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
+    };
+    return round(low) | round(high) << 16;
+}
+/* The lower of two float16 numbers. */
+inline float gpu_f16_low(unsigned pair)
+{
+    unsigned sign = (pair & 0x8000u) << 16, rest = pair & 0x7fffu;
+    if (rest < 0x400u) {
+        return __uint_as_float(__float_as_uint(static_cast<float>(rest) * 0x1p-24f) | sign);
+    }
+    return __uint_as_float(sign | ((rest << 13) + ((rest < 0x7c00u ? 112u : 224u) << 23)));
+}
+
+/* d (16, 8) += a (16, 16) b (16, 8): bf16 or f16 in, float sums; mma.sync.m16n8k16.row.col.  Lane
+ * l, with g = l / 4 and t = l % 4, holds a[g][2t..], a[g + 8][2t..], a[g][2t + 8..], a[g + 8][2t
+ * + 8..]; b[2t..][g], b[2t + 8..][g]; d[g][2t..], d[g + 8][2t..]. */
 void gpu_mma_bf16(float d[4], const unsigned a[4], const unsigned b[2]);
+void gpu_mma_f16(float d[4], const unsigned a[4], const unsigned b[2]);
 
 /* Four 8 x 8 matrices of 16-bit elements from shared memory: lane l names row l % 8 of matrix
  * l / 8 (16 bytes, aligned); r[i] is elements 2t and 2t + 1 of row g of matrix i, or of column g
