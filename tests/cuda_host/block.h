@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 
 #include <functional>
+#include <memory>
 
 enum { CUDA_HOST_LANE_BYTES = 64, CUDA_HOST_WARP = 32 };
 enum cuda_host_kind {
@@ -34,7 +35,11 @@ extern thread_local constinit cuda_host_thread *cuda_host_self;
 int cuda_host_lane();
 void cuda_host_run_grid(const char *kernel, dim3 grid, dim3 block, size_t shared,
                         const std::function<void()> &body);
-void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work);
+/* `begin` may run as soon as everything before it is done: it spoils what `work` will write. */
+void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work,
+                       std::function<void()> begin = nullptr);
+/* For as long as the graph lives that the stream is captured for; else nothing. */
+void cuda_host_hold(cudaStream_t stream, std::shared_ptr<void> what);
 
 /* Within a kernel. */
 void *cuda_host_shared(size_t at_least);

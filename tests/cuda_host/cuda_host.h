@@ -2,8 +2,8 @@
  * cuda_host.h - how tests steer the emulated GPU.
  *
  * The environment chooses the same for whole programs: WINNOW_CUDA_HOST is a list of words,
- * "reversed" or "rotating" (the schedule), "lazy", "apart" (memory that the host cannot touch,
- * memory.h), "devices=N", "memory=N" (MiB of each), and "no-driver".
+ * "reversed" or "rotating" (the schedule), "lazy" or "shuffled" (streams), "apart" (memory that the
+ * host cannot touch, memory.h), "devices=N", "memory=N" (MiB of each), and "no-driver".
  */
 #ifndef TESTS_CUDA_HOST_CUDA_HOST_H
 #define TESTS_CUDA_HOST_CUDA_HOST_H
@@ -17,9 +17,10 @@ extern "C" {
 enum cuda_host_schedule { CUDA_HOST_FORWARD, CUDA_HOST_REVERSED, CUDA_HOST_ROTATING };
 void cuda_host_set_schedule(enum cuda_host_schedule schedule);
 
-/* Lazy streams run nothing before somebody waits for it, and then only what that needs; the others
- * run everything at once. */
-void cuda_host_set_lazy(int lazy);
+/* When streams run what is enqueued: at once; not before somebody waits for it, and then only what
+ * that needs; or likewise, but now and then one that was used by the thread runs ahead. */
+enum cuda_host_streams { CUDA_HOST_EAGER, CUDA_HOST_LAZY, CUDA_HOST_SHUFFLED };
+void cuda_host_set_streams(enum cuda_host_streams how);
 
 /* Memory that is allocated from now on cannot be touched but by work of a stream. */
 void cuda_host_set_apart(void);
@@ -32,6 +33,7 @@ struct cuda_host_calls {
     unsigned long waits;       /* for a stream or an event */
     unsigned long allocations; /* and frees */
     unsigned long uploads, downloads;
+    unsigned long graphs; /* launched */
 };
 struct cuda_host_calls cuda_host_calls(void);
 

@@ -7,7 +7,7 @@
  * What runs on a stream moves bytes until all are through, a peer is gone (ncclRemoteError), or
  * the communicator is aborted.
  */
-#include "tests/cuda_host/block.h"
+#include "tests/cuda_host/stream.h"
 
 #include <nccl.h>
 
@@ -38,6 +38,7 @@ struct Links {
     std::vector<int> sockets;
     std::atomic<int> state{ncclInProgress};
     std::atomic<bool> aborted{false};
+    std::atomic<int> in_graphs{0};
 
     ~Links()
     {
@@ -45,6 +46,15 @@ struct Links {
             close(fd);
         }
     }
+};
+
+/* A collective that a graph holds. */
+struct InGraph {
+    explicit InGraph(std::shared_ptr<Links> of) : links(std::move(of)) { links->in_graphs++; }
+    ~InGraph() { links->in_graphs--; }
+    InGraph(const InGraph &) = delete;
+    InGraph &operator=(const InGraph &) = delete;
+    std::shared_ptr<Links> links;
 };
 
 struct Move {
@@ -137,6 +147,16 @@ bool advance(const Links &links, Move &move)
         return true;
     }
     return n < 0 && (errno == EAGAIN || errno == EINTR);
+}
+
+/* What will be received is not there yet. */
+void spoil(const std::vector<Move> &moves)
+{
+    for (const Move &move : moves) {
+        if (!move.out) {
+            memset(move.data, 0xff, move.bytes);
+        }
+    }
 }
 
 void run_moves(Links &links, std::vector<Move> moves)
@@ -248,9 +268,12 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
     return ncclInProgress;
 }
 
-/* Its work on streams ends; the streams go on. */
+/* Its work on streams ends; the streams go on.  Graphs that hold some of it have to be gone. */
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
+    if (comm->links->in_graphs > 0) {
+        cuda_host_misuse("a communicator is aborted that graphs still hold");
+    }
     comm->links->aborted = true;
     comm->connecting.join();
     delete comm;
@@ -267,9 +290,10 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
         *state = ncclInProgress;
         return ncclSuccess;
     }
-    cuda_host_enqueue(comm->stream, [links = comm->links, moves = std::move(comm->moves)] {
-        run_moves(*links, moves);
-    });
+    cuda_host_hold(comm->stream, std::make_shared<InGraph>(comm->links));
+    cuda_host_enqueue(
+        comm->stream, [links = comm->links, moves = comm->moves] { run_moves(*links, moves); },
+        [moves = comm->moves] { spoil(moves); });
     comm->moves.clear();
     return ncclSuccess;
 }

@@ -1,41 +1,25 @@
 /*
  * runtime.cc - memory, streams and events of the emulated GPU.
  *
- * A stream is a list of work.  Eager streams run it when it is enqueued.  Lazy ones run nothing
- * before it is waited for, and then only what that wait needs: work of another stream that should
- * have been waited for through an event has not happened, and the result shows it.  Until a copy to
- * the host has run, its destination is NaN.
+ * Eager streams run work when it is enqueued.  Lazy ones run nothing before it is waited for, and
+ * then only what that wait needs: work of another stream that should have been waited for through
+ * an event has not happened, and the result shows it.  What copies, library products and
+ * collectives write is NaN from the moment at which they may begin, so work of another stream that
+ * still reads it without an event shows too.
  */
-#include "tests/cuda_host/block.h"
 #include "tests/cuda_host/memory.h"
+#include "tests/cuda_host/stream.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <mutex>
-
-struct CUevent_st {
-    cudaStream_t stream = nullptr;
-    unsigned long number = 0; /* of the stream's work that comes before it */
-};
-
-struct CUstream_st {
-    struct item {
-        std::function<void()> work;
-        unsigned long number;
-    };
-    std::recursive_mutex mutex; /* held while work runs: others may ask how far it is */
-    std::deque<item> items;
-    unsigned long enqueued = 0;
-    unsigned long done = 0;
-};
 
 namespace
 {
 
 struct settings {
-    bool lazy = false;
+    cuda_host_streams streams = CUDA_HOST_EAGER;
     bool no_driver = false;
     int devices = 1;
 
@@ -46,7 +30,9 @@ struct settings {
         if (!words) {
             return;
         }
-        lazy = strstr(words, "lazy");
+        streams = strstr(words, "lazy")       ? CUDA_HOST_LAZY
+                  : strstr(words, "shuffled") ? CUDA_HOST_SHUFFLED
+                                              : CUDA_HOST_EAGER;
         cuda_host_memory_keep_apart(strstr(words, "apart"));
         if (strstr(words, "reversed")) {
             cuda_host_set_schedule(CUDA_HOST_REVERSED);
@@ -71,10 +57,18 @@ settings &chosen()
 
 thread_local struct cuda_host_calls calls;
 
-[[noreturn]] void misuse(const char *what)
+/* Streams of this thread, for running some of them ahead. */
+thread_local std::vector<cudaStream_t> used;
+
+/* The first work that is not done may have begun. */
+void begin_next(CUstream_st &stream)
 {
-    fprintf(stderr, "cuda_host: %s\n", what);
-    abort();
+    if (!stream.items.empty() && !stream.items.front().begun) {
+        stream.items.front().begun = true;
+        if (stream.items.front().work.begin) {
+            stream.items.front().work.begin();
+        }
+    }
 }
 
 void run_until(cudaStream_t stream, unsigned long number)
@@ -88,31 +82,79 @@ void run_until(cudaStream_t stream, unsigned long number)
     while (stream->done < number) {
         auto item = std::move(stream->items.front());
         stream->items.pop_front();
-        item.work();
+        item.work.run();
         stream->done = item.number;
+        begin_next(*stream);
     }
     cuda_host_memory_leave();
 }
 
+/* One of four times, one of the thread's streams gets some way ahead. */
+void run_some(cudaStream_t stream)
+{
+    thread_local unsigned random = 1;
+
+    if (std::find(used.begin(), used.end(), stream) == used.end()) {
+        used.push_back(stream);
+    }
+    random = random * 1664525 + 1013904223;
+    unsigned draw = random >> 16;
+    if (draw % 4 == 0) {
+        cudaStream_t some = used[draw / 4 % used.size()];
+        run_until(some, std::min(some->enqueued, some->done + 1 + draw / 64 % 8));
+    }
+}
+
+void spoil(void *memory, size_t bytes)
+{
+    memset(memory, 0xff, bytes);
+}
+
 } // namespace
 
-void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work)
+void cuda_host_misuse(const char *what)
+{
+    fprintf(stderr, "cuda_host: %s\n", what);
+    abort();
+}
+
+struct cuda_host_calls *cuda_host_count()
+{
+    return &calls;
+}
+
+void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work, std::function<void()> begin)
 {
     if (!stream) {
-        misuse("work for the default stream, which waits for all others");
+        cuda_host_misuse("work for the default stream, which waits for all others");
     }
-    std::lock_guard<std::recursive_mutex> lock(stream->mutex);
-    stream->items.push_back({std::move(work), ++stream->enqueued});
-    if (!chosen().lazy) {
+    if (stream->capture) {
+        stream->capture->nodes.push_back({{std::move(work), std::move(begin)}, stream->tail});
+        stream->tail = {stream->capture->nodes.size() - 1};
+        return;
+    }
+    std::unique_lock<std::recursive_mutex> lock(stream->mutex);
+    stream->items.push_back({{std::move(work), std::move(begin)}, ++stream->enqueued, false});
+    if (chosen().streams == CUDA_HOST_EAGER) {
         run_until(stream, stream->enqueued);
+        return;
+    }
+    if (stream->items.size() == 1) {
+        cuda_host_memory_enter();
+        begin_next(*stream);
+        cuda_host_memory_leave();
+    }
+    lock.unlock();
+    if (chosen().streams == CUDA_HOST_SHUFFLED) {
+        run_some(stream);
     }
 }
 
 extern "C" {
 
-void cuda_host_set_lazy(int lazy)
+void cuda_host_set_streams(enum cuda_host_streams how)
 {
-    chosen().lazy = lazy;
+    chosen().streams = how;
 }
 
 struct cuda_host_calls cuda_host_calls(void)
@@ -198,6 +240,9 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     (void)chosen(); /* memory is kept apart from the first on */
     calls.allocations++;
+    if (cuda_host_forbidden()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     *out = cuda_host_memory_new(bytes);
     return *out ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -205,8 +250,11 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 cudaError_t cudaFree(void *address)
 {
     calls.allocations++;
+    if (cuda_host_forbidden()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     if (address && !cuda_host_memory_delete(address)) {
-        misuse("cudaFree of what cudaMalloc did not give");
+        cuda_host_misuse("cudaFree of what cudaMalloc did not give");
     }
     return cudaSuccess;
 }
@@ -214,6 +262,9 @@ cudaError_t cudaFree(void *address)
 cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
     calls.allocations++;
+    if (cuda_host_forbidden()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     return posix_memalign(out, 4096, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
@@ -228,27 +279,29 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 {
     if (cuda_host_memory_holds(to, bytes) != (kind != cudaMemcpyDeviceToHost) ||
         cuda_host_memory_holds(from, bytes) != (kind != cudaMemcpyHostToDevice)) {
-        misuse("a copy whose sides are not what its kind says");
+        cuda_host_misuse("a copy whose sides are not what its kind says");
     }
     calls.uploads += kind == cudaMemcpyHostToDevice;
     calls.downloads += kind == cudaMemcpyDeviceToHost;
-    if (kind == cudaMemcpyDeviceToHost) {
-        memset(to, 0xff, bytes);
+    if (kind == cudaMemcpyDeviceToHost && !stream->capture) {
+        spoil(to, bytes);
     }
-    cuda_host_enqueue(stream, [=] { memcpy(to, from, bytes); });
+    cuda_host_enqueue(
+        stream, [=] { memcpy(to, from, bytes); }, [=] { spoil(to, bytes); });
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
-    cuda_host_enqueue(stream, [=] { memset(to, value, bytes); });
+    cuda_host_enqueue(
+        stream, [=] { memset(to, value, bytes); }, [=] { spoil(to, bytes); });
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
 {
     if (flags != cudaStreamNonBlocking) {
-        misuse("a stream that waits for the default one");
+        cuda_host_misuse("a stream that waits for the default one");
     }
     *out = new CUstream_st;
     return cudaSuccess;
@@ -256,6 +309,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    std::erase(used, stream);
     delete stream;
     return cudaSuccess;
 }
@@ -263,12 +317,18 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     calls.waits++;
+    if (cuda_host_forbidden()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     run_until(stream, stream->enqueued);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
+    if (event->capture || stream->capture) {
+        return cuda_host_join(stream, event);
+    }
     if (event->stream) {
         cuda_host_enqueue(stream,
                           [on = event->stream, number = event->number] { run_until(on, number); });
@@ -290,13 +350,21 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    event->stream = stream;
+    event->capture = stream->capture;
+    event->tail = stream->tail;
+    event->stream = stream->capture ? nullptr : stream;
     event->number = stream->enqueued;
     return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    if (event->capture) {
+        return cudaErrorCapturedEvent;
+    }
+    if (cuda_host_forbidden()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     if (!event->stream) {
         return cudaSuccess;
     }
@@ -307,6 +375,12 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     calls.waits++;
+    if (event->capture) {
+        return cudaErrorCapturedEvent;
+    }
+    if (cuda_host_forbidden()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     if (event->stream) {
         run_until(event->stream, event->number);
     }

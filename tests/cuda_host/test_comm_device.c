@@ -192,11 +192,11 @@ static void test_an_abort_frees_who_waits_for_a_result(void **state)
     pthread_barrier_t done;
 
     (void)state;
-    cuda_host_set_lazy(1);
+    cuda_host_set_streams(CUDA_HOST_LAZY);
     pthread_barrier_init(&done, NULL, 2);
     group_run(2, wait_for_nobody, &done);
     pthread_barrier_destroy(&done);
-    cuda_host_set_lazy(0);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
     group_run(2, reduce_and_compare, &(size_t){5}); /* the next epoch is as good as the first */
 }
 
@@ -230,9 +230,9 @@ static status reduce_with_one_who_left(struct comm *comm, void *context)
 static void test_a_rank_that_left_is_missed(void **state)
 {
     (void)state;
-    cuda_host_set_lazy(1);
+    cuda_host_set_streams(CUDA_HOST_LAZY);
     group_run(2, reduce_with_one_who_left, NULL);
-    cuda_host_set_lazy(0);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
 }
 
 /* Rank 1 is there and says nothing. */
@@ -268,13 +268,13 @@ static void test_a_silent_rank_is_found_when_the_time_is_over(void **state)
     pthread_barrier_t done;
 
     (void)state;
-    cuda_host_set_lazy(1);
+    cuda_host_set_streams(CUDA_HOST_LAZY);
     pthread_barrier_init(&done, NULL, 2);
     group_timeout_ms = 300;
     group_run(2, reduce_with_a_silent_one, &done);
     group_timeout_ms = 20000;
     pthread_barrier_destroy(&done);
-    cuda_host_set_lazy(0);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
 }
 
 /* Where one rank has no GPU, all go through the host. */

@@ -286,10 +286,10 @@ static int on_two_streams(bool with_event)
 
 static void test_a_missing_event_shows_on_lazy_streams(void **)
 {
-    cuda_host_set_lazy(1);
+    cuda_host_set_streams(CUDA_HOST_LAZY);
     assert_int_equal(on_two_streams(true), 3);
     assert_int_equal(on_two_streams(false), 1);
-    cuda_host_set_lazy(0);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
     assert_int_equal(on_two_streams(false), 3);
 }
 
@@ -330,13 +330,13 @@ static void test_a_download_is_nan_until_it_was_waited_for(void **)
     void *memory;
 
     assert_int_equal(cudaMalloc(&memory, sizeof(value)), cudaSuccess);
-    cuda_host_set_lazy(1);
+    cuda_host_set_streams(CUDA_HOST_LAZY);
     cudaMemcpyAsync(memory, &value, sizeof(value), cudaMemcpyHostToDevice, stream);
     cudaMemcpyAsync(&landed, memory, sizeof(landed), cudaMemcpyDeviceToHost, stream);
     assert_true(std::isnan(landed));
     cudaStreamSynchronize(stream);
     assert_true(landed == 2.0f);
-    cuda_host_set_lazy(0);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
     cudaFree(memory);
     cudaStreamDestroy(stream);
 }
