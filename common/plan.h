@@ -131,10 +131,11 @@ struct step_result {
     const struct result_prompt *prompts;
     uint32_t n_logits;
     const struct result_logits *logits;
-    double compute_ms; /* the whole step */
-    double collective_ms;
-    double scoring_ms; /* what the methods need beyond FULL to choose rows */
-    double decode_ms;  /* the decode step: what compute_ms has beside the slices */
+    double compute_ms;    /* the whole step */
+    double collective_ms; /* waiting for collectives */
+    double exchange_ms; /* in collectives, hidden behind the computation or not; not on the wire */
+    double scoring_ms;  /* what the methods need beyond FULL to choose rows */
+    double decode_ms;   /* the decode step: what compute_ms has beside the slices */
     uint64_t kv_bytes_used;
     uint64_t index_hash; /* of every selection of this step; equal on all ranks or a fault */
     void *owned;         /* memory behind the arrays of a decoded result */

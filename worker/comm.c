@@ -3,6 +3,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "kernels/device.h"
+#include "worker/comm_queue.h"
 #include "worker/comm_transport.h"
 
 #include <stdatomic.h>
@@ -16,10 +17,12 @@ struct comm {
     int rank, size;
     const struct comm_transport *transport; /* NULL: one rank, or not open yet */
     void *self;
-    struct device *device; /* whose memory is not the host's; else NULL */
-    char *staging;         /* (STAGING_BYTES) on the host, with a device */
-    double busy_ms;
-    _Atomic double since_ms; /* when the transport was called; 0: it is not in a call */
+    struct device *device;    /* whose memory is not the host's; else NULL */
+    char *staging;            /* (STAGING_BYTES) on the host, with a device */
+    struct comm_queue *queue; /* NULL: sums that are begun are finished at once */
+    double waited_ms;         /* in all calls */
+    double direct_ms;         /* in those that were not for the queue */
+    _Atomic double since_ms;  /* when the transport was called; 0: it is not in a call */
 };
 
 static status connect_ranks(struct comm *comm, const struct comm_config *config)
@@ -39,6 +42,16 @@ static status connect_ranks(struct comm *comm, const struct comm_config *config)
         comm->transport = usable ? &comm_shm : &comm_gloo;
     }
     return st;
+}
+
+static status transport_reduce(struct comm *comm, int first, int count, float *x, size_t n,
+                               int max);
+
+static status sum_in_background(void *context, float *x, size_t n)
+{
+    struct comm *comm = context;
+
+    return transport_reduce(comm, 0, comm->size, x, n, 0);
 }
 
 static const char *transport_name(const struct comm *comm)
@@ -77,6 +90,9 @@ status comm_open(struct comm **out, const struct comm_config *config)
         if (!st) {
             st = allocate_staging(comm);
         }
+        if (!st && comm->transport->in_background && !comm->device) {
+            st = comm_queue_create(&comm->queue, sum_in_background, comm);
+        }
         if (st) {
             comm_close(comm);
             return st;
@@ -92,6 +108,10 @@ void comm_close(struct comm *comm)
 {
     if (!comm) {
         return;
+    }
+    if (comm->queue) {
+        comm_abort(comm); /* a sum that nobody waits for may never come */
+        comm_queue_destroy(comm->queue);
     }
     if (comm->transport) {
         comm->transport->close(comm->self);
@@ -184,15 +204,58 @@ status comm_all_reduce(struct comm *comm, float *x, size_t n)
     return comm_group_reduce(comm, 0, comm->size, x, n, 0);
 }
 
-status comm_group_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max)
+status comm_begin_all_reduce(struct comm *comm, float *x, size_t n, uint64_t *ticket)
 {
-    if (count == 1 || n == 0) {
+    *ticket = 0;
+    if (!comm->queue || n == 0) {
+        return comm_all_reduce(comm, x, n);
+    }
+    *ticket = comm_queue_add(comm->queue, x, n);
+    return STATUS_OK;
+}
+
+status comm_finish(struct comm *comm, uint64_t ticket)
+{
+    if (!comm->queue || ticket == 0) {
         return STATUS_OK;
     }
     double begin = clock_ms();
-    status st = comm->staging ? reduce_staged(comm, first, count, x, n, max)
-                              : transport_reduce(comm, first, count, x, n, max);
-    comm->busy_ms += clock_ms() - begin;
+    status st = comm_queue_wait(comm->queue, ticket);
+    comm->waited_ms += clock_ms() - begin;
+    return st;
+}
+
+/* What was begun comes first.  *begin is when the call's own collective begins. */
+static status take_turn(struct comm *comm, double *begin)
+{
+    status st = comm->queue ? comm_finish(comm, comm_queue_last(comm->queue)) : STATUS_OK;
+
+    *begin = clock_ms();
+    return st;
+}
+
+static void count_direct(struct comm *comm, double begin)
+{
+    double ms = clock_ms() - begin;
+
+    comm->waited_ms += ms;
+    comm->direct_ms += ms;
+}
+
+status comm_group_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max)
+{
+    double begin;
+
+    if (count == 1 || n == 0) {
+        return STATUS_OK;
+    }
+    status st = take_turn(comm, &begin);
+    if (st) {
+        return st;
+    }
+    st = comm->staging ? reduce_staged(comm, first, count, x, n, max)
+                       : transport_reduce(comm, first, count, x, n, max);
+    count_direct(comm, begin);
     return st;
 }
 
@@ -210,10 +273,14 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
     if (comm->size == 1) {
         return copy_alone(comm, out, in, bytes);
     }
-    double begin = clock_ms();
-    status st = comm->staging ? gather_staged(comm, out, in, bytes)
-                              : transport_gather(comm, out, in, bytes);
-    comm->busy_ms += clock_ms() - begin;
+    double begin;
+    status st = take_turn(comm, &begin);
+    if (st) {
+        return st;
+    }
+    st = comm->staging ? gather_staged(comm, out, in, bytes)
+                       : transport_gather(comm, out, in, bytes);
+    count_direct(comm, begin);
     return st;
 }
 
@@ -225,10 +292,14 @@ double comm_waiting_ms(const struct comm *comm, int *peer)
     return since > 0 ? clock_ms() - since : 0;
 }
 
-double comm_take_ms(struct comm *comm)
+struct comm_times comm_take_times(struct comm *comm)
 {
-    double ms = comm->busy_ms;
+    struct comm_times times = {.waited = comm->waited_ms, .total = comm->direct_ms};
 
-    comm->busy_ms = 0;
-    return ms;
+    if (comm->queue) {
+        times.total += comm_queue_take_ms(comm->queue);
+    }
+    comm->waited_ms = 0;
+    comm->direct_ms = 0;
+    return times;
 }

@@ -58,8 +58,17 @@ int comm_size(const struct comm *comm);
 /* x[i] = x_0[i] + x_1[i] + ... in rank order, on every rank. */
 status comm_all_reduce(struct comm *comm, float *x, size_t n);
 
-/* The same among ranks first..first + count only (this rank is one of them); the others do not
- * call.  `max` takes the largest instead of the sum. */
+/* The sum of comm_all_reduce() behind the caller's back: x belongs to it until comm_finish() of
+ * *ticket.  Collectives are carried out in the order of the calls, whatever their kind, so a call
+ * that waits also waits for those that were begun before it.  Where nothing is gained (one rank, or
+ * a transport without a background) the sum is there on return. */
+status comm_begin_all_reduce(struct comm *comm, float *x, size_t n, uint64_t *ticket);
+
+/* Waits for that sum and all that were begun before it. */
+status comm_finish(struct comm *comm, uint64_t ticket);
+
+/* The same as comm_all_reduce() among ranks first..first + count only (this rank is one of them);
+ * the others do not call.  `max` takes the largest instead of the sum. */
 status comm_group_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max);
 
 /* out (size, bytes) = every rank's `in` (bytes), in rank order. */
@@ -69,8 +78,12 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
  * in progress.  From any thread. */
 double comm_waiting_ms(const struct comm *comm, int *peer);
 
-/* Milliseconds spent in collectives since the last call, which starts the count again. */
-double comm_take_ms(struct comm *comm);
+/* Milliseconds since the last call, which starts the count again. */
+struct comm_times {
+    double waited; /* by the caller, for collectives */
+    double total;  /* in collectives from begin to end, whether the caller waited or not */
+};
+struct comm_times comm_take_times(struct comm *comm);
 
 #ifdef __cplusplus
 }

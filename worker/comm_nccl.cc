@@ -388,4 +388,4 @@ status comm_nccl_open(void **self, bool *usable, const struct comm_config *confi
 }
 
 const struct comm_transport comm_nccl = {nccl_reduce, nccl_gather, nccl_abort, nccl_waits_for,
-                                         nccl_close};
+                                         nccl_close,  false};

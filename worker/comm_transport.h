@@ -22,6 +22,7 @@ struct comm_transport {
     void (*abort)(void *self);          /* from any thread */
     int (*waits_for)(const void *self); /* the last peer whose part was not there; any thread */
     void (*close)(void *self);
+    bool in_background; /* sums gain from a thread of their own: most of their time is not work */
 };
 
 /* Vectors up to this many floats are exchanged whole: one message instead of two in a row. */

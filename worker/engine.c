@@ -540,6 +540,7 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
     if (st) {
         return status_note(st, "plan %llu", (unsigned long long)plan->number);
     }
+    struct comm_times times = comm_take_times(engine->member.comm);
     *result = (struct step_result){
         .epoch = plan->epoch,
         .number = plan->number,
@@ -549,7 +550,8 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
         .prompts = results->prompts,
         .n_logits = results->n_logits,
         .logits = results->logits,
-        .collective_ms = comm_take_ms(engine->member.comm),
+        .collective_ms = times.waited,
+        .exchange_ms = times.total,
         .scoring_ms = engine->member.scoring_ms,
         .decode_ms = engine->decode_ms,
         .kv_bytes_used = kvcache_bytes_used(engine->cache),

@@ -3,10 +3,20 @@
 status forward_embed(const struct member *member, float *residual, const int32_t *ids, int n)
 {
     const struct model *model = member->model;
+    size_t floats = (size_t)n * (size_t)model->config.hidden;
     status st = op_embed(member->dev, residual, ids, n, &model->embed, model->split.vocab_first);
 
-    return st ? st
-              : comm_all_reduce(member->comm, residual, (size_t)n * (size_t)model->config.hidden);
+    return st ? st : comm_all_reduce(member->comm, residual, floats);
+}
+
+status forward_begin_embed(const struct member *member, float *residual, const int32_t *ids, int n,
+                           uint64_t *ticket)
+{
+    const struct model *model = member->model;
+    size_t floats = (size_t)n * (size_t)model->config.hidden;
+    status st = op_embed(member->dev, residual, ids, n, &model->embed, model->split.vocab_first);
+
+    return st ? st : comm_begin_all_reduce(member->comm, residual, floats, ticket);
 }
 
 /* residual += x w^T, each rank having some of the columns. */
@@ -23,29 +33,67 @@ static status project(const struct member *member, const struct matrix *w, forwa
     return st ? st : op_add(member->dev, residual, partial, n);
 }
 
-status forward_output(const struct member *member, const struct layer_weights *layer,
-                      forward_linear *linear, float *residual, int rows)
+/* scratch->gate (rows, MLP columns) = what the down projection takes. */
+static status mlp_columns(const struct member *member, const struct layer_weights *layer,
+                          forward_linear *linear, const float *residual, int rows)
 {
     const struct model_config *config = &member->model->config;
     struct scratch *s = member->scratch;
     enum dtype act = device_dtype(member->dev);
     size_t mlp = (size_t)rows * (size_t)layer->gate.rows;
-    status st = project(member, &layer->o, linear, residual, s->attended, rows);
+    status st = op_rmsnorm(member->dev, s->normed, residual, layer->attention_norm, rows,
+                           config->hidden, config->rms_eps);
 
-    if (!st) {
-        st = op_rmsnorm(member->dev, s->normed, residual, layer->attention_norm, rows,
-                        config->hidden, config->rms_eps);
-    }
     if (!st) {
         st = linear(member->dev, s->gate, act, s->normed, &layer->gate, rows);
     }
     if (!st) {
         st = linear(member->dev, s->up, act, s->normed, &layer->up, rows);
     }
+    return st ? st : op_silu_mul(member->dev, s->gate, s->gate, s->up, mlp);
+}
+
+status forward_output(const struct member *member, const struct layer_weights *layer,
+                      forward_linear *linear, float *residual, int rows)
+{
+    struct scratch *s = member->scratch;
+    status st = project(member, &layer->o, linear, residual, s->attended, rows);
+
     if (!st) {
-        st = op_silu_mul(member->dev, s->gate, s->gate, s->up, mlp);
+        st = mlp_columns(member, layer, linear, residual, rows);
     }
     return st ? st : project(member, &layer->down, linear, residual, s->gate, rows);
+}
+
+static status begin_projection(const struct member *member, const struct matrix *w,
+                               forward_linear *linear, const void *x, struct forward_sum *sum)
+{
+    size_t n = (size_t)sum->rows * (size_t)w->rows;
+    status st = linear(member->dev, sum->partial, DTYPE_F32, x, w, sum->rows);
+
+    return st ? st : comm_begin_all_reduce(member->comm, sum->partial, n, &sum->ticket);
+}
+
+status forward_begin_output(const struct member *member, const struct layer_weights *layer,
+                            forward_linear *linear, struct forward_sum *sum)
+{
+    return begin_projection(member, &layer->o, linear, member->scratch->attended, sum);
+}
+
+status forward_begin_mlp(const struct member *member, const struct layer_weights *layer,
+                         forward_linear *linear, struct forward_sum *sum)
+{
+    status st = mlp_columns(member, layer, linear, sum->residual, sum->rows);
+
+    return st ? st : begin_projection(member, &layer->down, linear, member->scratch->gate, sum);
+}
+
+status forward_finish(const struct member *member, const struct forward_sum *sum)
+{
+    size_t n = (size_t)sum->rows * (size_t)member->model->config.hidden;
+    status st = comm_finish(member->comm, sum->ticket);
+
+    return st ? st : op_add(member->dev, sum->residual, sum->partial, n);
 }
 
 status forward_logits(const struct member *member, const float *residual, int rows)

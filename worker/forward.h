@@ -15,9 +15,34 @@ typedef status forward_linear(struct device *dev, void *out, enum dtype out_dtyp
 /* residual (n, hidden) = embeddings of ids (n): each rank has a part of the vocabulary. */
 status forward_embed(const struct member *member, float *residual, const int32_t *ids, int n);
 
+/* They are there after comm_finish() of *ticket. */
+status forward_begin_embed(const struct member *member, float *residual, const int32_t *ids, int n,
+                           uint64_t *ticket);
+
 /* residual += attended wo^T, then residual += MLP(residual), rows of scratch->attended. */
 status forward_output(const struct member *member, const struct layer_weights *layer,
                       forward_linear *linear, float *residual, int rows);
+
+/* The same in parts, for sums over ranks that are on their way while other rows are computed. */
+
+/* Rows whose summands are summed up over the ranks. */
+struct forward_sum {
+    float *partial; /* (rows, hidden): the summands, then the sums; whose memory it is in between */
+    float *residual; /* (rows, hidden): what they are added to */
+    int rows;
+    uint64_t ticket; /* of comm_begin_all_reduce() */
+};
+
+/* scratch->attended wo^T is on its way to the residual. */
+status forward_begin_output(const struct member *member, const struct layer_weights *layer,
+                            forward_linear *linear, struct forward_sum *sum);
+
+/* The MLP of sum->residual, which is complete, is on its way to it. */
+status forward_begin_mlp(const struct member *member, const struct layer_weights *layer,
+                         forward_linear *linear, struct forward_sum *sum);
+
+/* The sum arrives. */
+status forward_finish(const struct member *member, const struct forward_sum *sum);
 
 /* scratch->logits (rows, vocabulary rows of this rank) from residual (rows, hidden). */
 status forward_logits(const struct member *member, const float *residual, int rows);

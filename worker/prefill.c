@@ -71,17 +71,36 @@ static status copy_raw_keys(const struct prompt_phase *phase, const struct slice
                                 });
 }
 
+static status begin_embedding(struct prompt_phase *phase, const struct slice *slice)
+{
+    return forward_begin_embed(phase->member, residual_row(phase, slice->begin),
+                               phase->ids + slice->begin, slice->end - slice->begin,
+                               &phase->embed_ticket);
+}
+
+/* The chunk's rows come into being; those of the next one are on their way. */
+static status embed(struct prompt_phase *phase, const struct slice *slice)
+{
+    const struct slice *next = &phase->cursor.next;
+    status st = slice->begin == 0 ? begin_embedding(phase, slice) : STATUS_OK;
+    uint64_t ticket = phase->embed_ticket;
+
+    if (!st && next->layer == 0 && next->kind == slice->kind && next->begin == slice->end) {
+        st = begin_embedding(phase, next);
+    }
+    return st ? st : comm_finish(phase->member->comm, ticket);
+}
+
 /* Norm, keys and values of the chunk; in layer 0 the rows come into being first. */
 static status keys_of_chunk(struct prompt_phase *phase, const struct slice *slice)
 {
-    const struct member *member = phase->member;
     const struct layer_weights *layer = phase_weights(phase, slice->layer);
     float *residual = residual_row(phase, slice->begin);
     int rows = slice->end - slice->begin;
     status st = STATUS_OK;
 
     if (slice->layer == 0) {
-        st = forward_embed(member, residual, phase->ids + slice->begin, rows);
+        st = embed(phase, slice);
     }
     if (!st) {
         st = norm(phase, slice->layer, residual, rows);
@@ -150,10 +169,19 @@ static status score_keys(struct prompt_phase *phase, const struct slice *slice)
     return st;
 }
 
+/* After attention, for a chunk whose rows stay where they are. */
+static status complete_layer(struct prompt_phase *phase, const struct slice *slice)
+{
+    if (phase->flight->partial) {
+        return flight_take_off(phase, slice);
+    }
+    return forward_output(phase->member, phase_weights(phase, slice->layer), op_linear,
+                          residual_row(phase, slice->begin), slice->end - slice->begin);
+}
+
 /* SLICE_WHOLE after its keys: the rest of the layer for the chunk's rows, in place. */
 static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slice)
 {
-    const struct member *member = phase->member;
     int rows = slice->end - slice->begin;
     status st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin, rows);
 
@@ -163,9 +191,7 @@ static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slic
     if (!st) {
         st = score_chunk(phase, slice);
     }
-    return st ? st
-              : forward_output(member, phase_weights(phase, slice->layer), op_linear,
-                               residual_row(phase, slice->begin), rows);
+    return st ? st : complete_layer(phase, slice);
 }
 
 /* SLICE_SCORES: the queries of the chunk's rows are computed for the scores alone. */
@@ -200,9 +226,7 @@ static status rest_of_all(struct prompt_phase *phase, const struct slice *slice)
     if (!st) {
         st = attend(phase, rows, slice->begin, NULL, slice->end);
     }
-    return st ? st
-              : forward_output(phase->member, phase_weights(phase, slice->layer), op_linear,
-                               residual, rows);
+    return st ? st : complete_layer(phase, slice);
 }
 
 /* The chosen rows are at the front now; their positions follow, as the host's did at the choice. */
@@ -288,10 +312,16 @@ status prefill_slice(struct prompt_phase *phase, bool *done)
     assert(more);
     phase->counts = method_layer_rows(&sequence->params, &member->model->config, sequence->n_prompt,
                                       slice.layer, slice.rows);
-    status st = run_slice(phase, &slice);
+    *done = phase->cursor.next.end == 0;
+    status st = flight_land_for(phase->flight, phase, &slice);
+    if (!st) {
+        st = run_slice(phase, &slice);
+    }
+    if (!st && *done) {
+        st = flight_land_for(phase->flight, phase, NULL);
+    }
     if (st) {
         return status_note(st, "slot %d, layer %d", sequence->slot, slice.layer);
     }
-    *done = phase->cursor.next.end == 0;
     return *done ? forward_logits(member, residual_row(phase, slice.chosen - 1), 1) : STATUS_OK;
 }

@@ -16,6 +16,7 @@ void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows,
     *rest += (size_t)PLAN_MAX_PROMPTS * SLICE_WINDOW_ROWS * phase_query_elements(model) *
              dtype_bytes(dtype);
     *rest += columns_bytes(model, prompt_rows);
+    *rest += flight_bytes(model);
 }
 
 static size_t window_bytes(const struct member *member)
@@ -71,6 +72,9 @@ status prefill_create(struct prompt_phases **out, struct member *member, struct 
     }
     all->member = member;
     status st = allocate(&all->memory, member);
+    if (!st) {
+        st = flight_create(&all->flight, member);
+    }
     if (st) {
         prefill_destroy(all);
         return st;
@@ -79,6 +83,7 @@ status prefill_create(struct prompt_phases **out, struct member *member, struct 
         all->phases[i] = (struct prompt_phase){
             .member = member,
             .cache = cache,
+            .flight = &all->flight,
             .window_q = (char *)all->memory.window_q + i * window_bytes(member),
         };
     }
@@ -95,9 +100,11 @@ void prefill_destroy(struct prompt_phases *all)
     struct device *dev = all->member->dev;
     for (int i = 0; i < PLAN_MAX_PROMPTS; i++) {
         if (all->phases[i].sequence) {
+            comm_abort(all->member->comm); /* the group is over: the others' parts may never come */
             prefill_end(&all->phases[i]);
         }
     }
+    flight_destroy(&all->flight, all->member);
     device_free(dev, memory->residual);
     device_free(dev, memory->k);
     device_free(dev, memory->v);
@@ -223,6 +230,7 @@ status prefill_begin(struct prompt_phases *all, struct sequence *sequence,
 
 void prefill_end(struct prompt_phase *phase)
 {
+    flight_forget(phase);
     device_free(phase->member->dev, phase->raw_k);
     phase->raw_k = NULL;
     trace_destroy(phase->trace);

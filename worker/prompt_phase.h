@@ -3,14 +3,18 @@
  * prompt_phase.c.
  *
  * prompt_phase.c owns the memory, prefill.c runs the slices, prefill_queries.c has the queries
- * that score a layer, prefill_choice.c does what the policy chose.
+ * that score a layer, prefill_choice.c does what the policy chose, prefill_flight.c has the sums
+ * over ranks that are on their way.
  */
 #ifndef WORKER_PROMPT_PHASE_H
 #define WORKER_PROMPT_PHASE_H
 
 #include "worker/columns.h"
+#include "worker/forward.h"
 #include "worker/policy.h"
 #include "worker/prefill.h"
+
+enum { FLIGHT_CHUNKS = 3 };
 
 /* Device memory that prompts share by rows; `rows` is member.prompt_rows.  Allocated once. */
 struct prompt_memory {
@@ -28,6 +32,22 @@ struct prompt_memory {
     uint8_t *host_marks;     /* (rows) */
 };
 
+/* A chunk whose layer is not complete yet: what it waits for. */
+struct chunk_flight {
+    enum { FLIGHT_NONE, FLIGHT_OUTPUT, FLIGHT_MLP } waits_for;
+    int layer;
+    int begin, end; /* rows of the layer */
+    struct forward_sum sum;
+};
+
+/* The newest chunks of one prompt (prefill_flight.c). */
+struct flight {
+    struct prompt_phase *phase;                /* whose; NULL: none is on its way */
+    struct chunk_flight chunks[FLIGHT_CHUNKS]; /* number i is at i % FLIGHT_CHUNKS */
+    int taken_off;
+    float *partial; /* (FLIGHT_CHUNKS, SLICE_ROWS, hidden); NULL: one rank, nothing is summed */
+};
+
 /* One prompt; its tensors are n_prompt rows of the memory, and heads lie phase_kv_stride() apart.
  */
 struct prompt_phase {
@@ -37,6 +57,8 @@ struct prompt_phase {
     struct slices cursor;
     struct layer_rows counts; /* of the current layer */
     const struct policy *policy;
+    struct flight *flight; /* shared by all prompts */
+    uint64_t embed_ticket; /* of the embeddings that were begun last */
 
     float *residual;         /* (rows, hidden); after a choice its rows are the chosen ones */
     void *k, *v;             /* (kv heads, rows, head_dim): the layer's, rotated */
@@ -57,6 +79,7 @@ struct prompt_phase {
 struct prompt_phases {
     struct member *member;
     struct prompt_memory memory;
+    struct flight flight;
     struct prompt_phase phases[PLAN_MAX_PROMPTS];
 };
 
@@ -114,6 +137,25 @@ status prefill_score_columns(const struct prompt_phase *phase, const struct slic
 /* The chunk's queries in scratch join the column sums; lse may be NULL. */
 status prefill_add_to_columns(const struct prompt_phase *phase, const struct slice *slice,
                               const float *lse);
+
+/* prefill_flight.c */
+
+/* Bytes of device memory. */
+uint64_t flight_bytes(const struct model *model);
+
+status flight_create(struct flight *flight, const struct member *member);
+void flight_destroy(struct flight *flight, const struct member *member);
+
+/* What scratch->attended of the chunk still needs to complete its layer takes off; chunks before it
+ * go on or arrive. */
+status flight_take_off(struct prompt_phase *phase, const struct slice *slice);
+
+/* All chunks arrive that a slice of `phase` cannot do without; NULL: all. */
+status flight_land_for(struct flight *flight, const struct prompt_phase *phase,
+                       const struct slice *slice);
+
+/* What is on its way for this phase arrives in memory that nobody reads. */
+void flight_forget(struct prompt_phase *phase);
 
 /* prefill_choice.c */
 

@@ -22,6 +22,7 @@ enum series {
     TOKENS,
     STEP_TIME,
     COLLECTIVE,
+    EXCHANGE,
     SCORING,
     KV_USED,
     KV_TOTAL,
@@ -41,6 +42,10 @@ static const struct metric_family families[N_SERIES] = {
     [COLLECTIVE] = {"winnow:worker_collective_seconds_total",
                     "Of it in collectives, waiting for other ranks included.", METRIC_COUNTER, NULL,
                     0},
+    [EXCHANGE] =
+        {"winnow:worker_exchange_seconds_total",
+         "From the beginning of collectives to their end, hidden behind computation or not.",
+         METRIC_COUNTER, NULL, 0},
     [SCORING] = {"winnow:worker_scoring_seconds_total",
                  "Of it for the scores by which methods choose rows.", METRIC_COUNTER, NULL, 0},
     [KV_USED] = {"winnow:worker_kv_used_bytes", "KV bytes in use.", METRIC_GAUGE, NULL, 0},
@@ -154,6 +159,7 @@ void vitals_end_step(struct vitals *vitals, const struct step_result *result)
     metric_add(vitals->series[TOKENS], result->n_tokens);
     metric_observe(vitals->series[STEP_TIME], result->compute_ms / 1000);
     metric_add(vitals->series[COLLECTIVE], result->collective_ms / 1000);
+    metric_add(vitals->series[EXCHANGE], result->exchange_ms / 1000);
     metric_add(vitals->series[SCORING], result->scoring_ms / 1000);
     metric_set(vitals->series[KV_USED], (double)result->kv_bytes_used);
 }

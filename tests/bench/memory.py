@@ -78,7 +78,7 @@ def predict(config, method, n, new, rank, ranks, element):
     hidden, d = config["hidden_size"], config["head_dim"]
     pages = sum(-(-(kept + new - 1) // PAGE_ROWS) for _, kept in rows(config, method, n)) * keys
     chunk = min(n, SLICE_ROWS) * (element * (hidden + 2 * d * (queries + keys) + 2 * columns)
-                                  + 2 * 4 * hidden)
+                                  + (5 if ranks > 1 else 2) * 4 * hidden)
     lists = 6 * 4 * n                            # ids, positions, their copies; the plan's prompt
     if method == "FASTKV":
         lists += 4 * n * (2 * queries + 1 + 3)   # scores, pooled, their total; the chosen rows

@@ -183,6 +183,106 @@ static void test_a_lost_peer_fails_the_others(void **state)
     group_run(3, leave_at_once, NULL);
 }
 
+/* Sums that were begun, some longer than others, with calls that wait between them. */
+static status begin_and_finish(struct comm *comm, void *context)
+{
+    enum { SUMS = 40, LONGEST = 20000 };
+    static float memory[4][SUMS][LONGEST];
+    float(*x)[LONGEST] = memory[comm_rank(comm)];
+    uint64_t tickets[SUMS];
+    status st = STATUS_OK;
+
+    (void)context;
+    for (int i = 0; !st && i < SUMS; i++) {
+        float here = 1;
+        for (size_t e = 0; e < LONGEST; e++) {
+            x[i][e] = term(comm_rank(comm), e + (size_t)i);
+        }
+        st = comm_begin_all_reduce(comm, x[i], i % 3 ? LONGEST : 5, &tickets[i]);
+        if (!st && i % 7 == 6) {
+            st = comm_all_reduce(comm, &here, 1);
+            CHECK(here == (float)comm_size(comm));
+        }
+        if (!st && i >= 3) {
+            st = comm_finish(comm, tickets[i - 3]);
+        }
+    }
+    st = st ? st : comm_finish(comm, tickets[SUMS - 1]);
+    for (int i = 0; !st && i < SUMS; i++) {
+        size_t last = (i % 3 ? LONGEST : 5) - 1;
+        float expected = term(0, last + (size_t)i);
+        for (int r = 1; r < comm_size(comm); r++) {
+            expected += term(r, last + (size_t)i);
+        }
+        CHECK(memcmp(&expected, &x[i][last], sizeof(expected)) == 0);
+    }
+    struct comm_times times = comm_take_times(comm);
+    CHECK(st || comm_size(comm) == 1 || times.total > 0);
+    return st;
+}
+
+static void test_sums_in_the_background_are_formed_in_rank_order(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 4; ranks++) {
+        group_run(ranks, begin_and_finish, NULL);
+    }
+}
+
+/* Who waits for a sum that was begun hears why it did not come, and so do all that follow. */
+static status begin_and_leave(struct comm *comm, void *context)
+{
+    float x[3] = {1, 2, 3};
+    uint64_t tickets[3];
+    status st = STATUS_OK;
+
+    (void)context;
+    if (comm_rank(comm) == 1) {
+        return STATUS_OK;
+    }
+    for (int i = 0; !st && i < 3; i++) {
+        st = comm_begin_all_reduce(comm, &x[i], 1, &tickets[i]);
+    }
+    st = st ? st : comm_finish(comm, tickets[1]);
+    CHECK(st == STATUS_UNAVAILABLE && strlen(status_text()) > 0);
+    st = comm_all_reduce(comm, x, 1);
+    CHECK(st == STATUS_UNAVAILABLE);
+    return STATUS_OK;
+}
+
+static void test_a_lost_peer_fails_what_was_begun(void **state)
+{
+    (void)state;
+    group_run(3, begin_and_leave, NULL);
+}
+
+/* Closing waits for nobody. */
+static status begin_and_close(struct comm *comm, void *context)
+{
+    static float x[2];
+    uint64_t ticket;
+
+    if (comm_rank(comm) == 0) {
+        status st = comm_begin_all_reduce(comm, x, 2, &ticket);
+        comm_abort(comm);
+        pthread_barrier_wait(context);
+        CHECK(!st && comm_finish(comm, ticket) == STATUS_UNAVAILABLE);
+        return st;
+    }
+    pthread_barrier_wait(context);
+    return STATUS_OK;
+}
+
+static void test_an_abort_ends_what_was_begun(void **state)
+{
+    pthread_barrier_t done;
+
+    (void)state;
+    pthread_barrier_init(&done, NULL, 2);
+    group_run(2, begin_and_close, &done);
+    pthread_barrier_destroy(&done);
+}
+
 static int over_shared_memory(void **state)
 {
     (void)state;
@@ -256,6 +356,9 @@ int main(void)
         ON_BOTH(test_gather_is_in_rank_order),
         ON_BOTH(test_an_abort_frees_a_rank_that_waits),
         ON_BOTH(test_a_lost_peer_fails_the_others),
+        ON_BOTH(test_sums_in_the_background_are_formed_in_rank_order),
+        ON_BOTH(test_a_lost_peer_fails_what_was_begun),
+        cmocka_unit_test_setup(test_an_abort_ends_what_was_begun, over_tcp),
         cmocka_unit_test_setup(test_a_late_rank_is_waited_for, over_tcp),
         ON_BOTH(test_many_messages_of_unequal_groups_keep_their_order),
         cmocka_unit_test(test_ranks_agree_on_the_transport),
