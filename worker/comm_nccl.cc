@@ -387,5 +387,5 @@ status comm_nccl_open(void **self, bool *usable, const struct comm_config *confi
     return STATUS_OK;
 }
 
-const struct comm_transport comm_nccl = {nccl_reduce, nccl_gather, nccl_abort, nccl_waits_for,
-                                         nccl_close,  false};
+const struct comm_transport comm_nccl = {nccl_reduce,    nccl_gather, nccl_abort,
+                                         nccl_waits_for, nccl_close,  false};
