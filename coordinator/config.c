@@ -44,6 +44,8 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
         {"device", OPTION_STRING, &out->device, "NAME", "of the workers: cpu or cuda", 0, 0},
         {"dtype", OPTION_STRING, &raw->dtype, "NAME",
          "float32, bfloat16, on GPUs float16: to compute in (the model's)", 0, 0},
+        {"weights", OPTION_STRING, &out->weights, "auto|int8", "how the local workers hold weights",
+         0, 0},
         {"threads", OPTION_INT, &raw->threads, "N",
          "of each local worker; 0: the cores, shared out", 0, CONFIG_MAX_THREADS},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
@@ -135,6 +137,7 @@ static status check_names(struct config *out, const struct raw *raw)
     static const char *const formats[] = {"text", "json"};
     static const char *const levels[] = {"debug", "info", "warn", "error"};
     static const char *const devices[] = {"cpu", "cuda"};
+    static const char *const forms[] = {"auto", "int8"};
     static const char *const dtypes[] = {"float32", "bfloat16", "float16", ""};
     int word = 0;
     status st = find_word(&word, "log-format", raw->log_format, formats, 2);
@@ -146,6 +149,12 @@ static status check_names(struct config *out, const struct raw *raw)
     }
     if (!st) {
         st = find_word(&word, "device", out->device, devices, 2);
+    }
+    if (!st && out->weights) {
+        st = find_word(&word, "weights", out->weights, forms, 2);
+    }
+    if (!st && out->weights && word == 1 && strcmp(out->device, "cpu") != 0) {
+        st = status_fail(STATUS_INVALID, "--weights int8 needs --device cpu");
     }
     if (!st) {
         st = find_word(&word, "dtype", raw->dtype, dtypes, 4);

@@ -36,8 +36,9 @@ struct config {
     bool check_selection;
     int local_workers;
     int tensor_parallel;
-    int threads;       /* of each local worker */
-    int64_t kv_memory; /* of each local worker; 0: its default */
+    int threads;         /* of each local worker */
+    int64_t kv_memory;   /* of each local worker; 0: its default */
+    const char *weights; /* of local workers: "int8"; NULL: as they are */
     uint32_t max_context;
     uint32_t queue_requests;
     uint64_t queue_tokens;

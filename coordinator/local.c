@@ -51,6 +51,9 @@ static void make_arguments(struct arguments *out, const struct service_local *co
     /* The environment may set these for the coordinator: its ports are taken. */
     add(out, "--http", "");
     add(out, "--health-listen", "");
+    if (config->weights) {
+        add(out, "--weights", config->weights);
+    }
     if (config->kv_memory > 0) {
         add_number(out, 2, "--kv-memory", config->kv_memory);
     }

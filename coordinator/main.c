@@ -127,6 +127,7 @@ static status open_service(struct coordinator *it)
                 .device = config->device,
                 .threads = config->threads,
                 .kv_memory = config->kv_memory,
+                .weights = config->weights,
                 .secret_file = secret_file,
                 .log_json = config->log_json,
             },

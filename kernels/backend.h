@@ -20,6 +20,7 @@ enum { DEVICE_DESCRIPTION_BYTES = 128 };
 struct device {
     const struct backend *backend;
     enum dtype dtype;
+    bool int8_weights, int8_kv;
     int interrupted; /* atomic */
     char description[DEVICE_DESCRIPTION_BYTES];
 };
@@ -47,6 +48,7 @@ struct backend {
                      const struct matrix *w, int rows);
     status (*linear_rows)(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                           const struct matrix *w, int rows);
+    status (*quantize)(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
     status (*rope)(struct device *dev, const struct rope *args);
     status (*attention)(struct device *dev, const struct attention *args);
     status (*window_scores)(struct device *dev, const struct window_scores *args);

@@ -10,6 +10,7 @@
 #include "common/model_config.h"
 #include "common/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -19,7 +20,10 @@ extern "C" {
 struct device;
 
 struct device_config {
-    enum dtype dtype; /* of activations, weights and KV rows; float16: "cuda" only */
+    enum dtype dtype; /* of activations, and of weights and KV rows but for the next two;
+                       * float16: "cuda" only */
+    bool int8_weights;
+    bool int8_kv;
     int index;        /* of the GPU; 0 for the host */
     int threads;      /* host threads of the CPU backend; >= 1 */
 
@@ -32,6 +36,9 @@ struct device_config {
 status device_open(struct device **out, const char *backend, const struct device_config *config);
 void device_close(struct device *dev); /* NULL is fine */
 enum dtype device_dtype(const struct device *dev);
+/* Weights, but for the embedding, and KV rows are held in int8. */
+bool device_int8_weights(const struct device *dev);
+bool device_int8_kv(const struct device *dev);
 /* Device pointers are the host's: what lies in host memory need not be uploaded. */
 bool device_on_host(const struct device *dev);
 

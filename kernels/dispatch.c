@@ -31,6 +31,16 @@ enum dtype device_dtype(const struct device *dev)
     return dev->dtype;
 }
 
+bool device_int8_weights(const struct device *dev)
+{
+    return dev->int8_weights;
+}
+
+bool device_int8_kv(const struct device *dev)
+{
+    return dev->int8_kv;
+}
+
 bool device_on_host(const struct device *dev)
 {
     return dev->backend->on_host;
@@ -123,7 +133,7 @@ static int groups_valid(int q_heads, int kv_heads)
 status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
                 const struct matrix *table, int first_id)
 {
-    assert(n >= 0 && first_id >= 0 && matrix_valid(table));
+    assert(n >= 0 && first_id >= 0 && matrix_valid(table) && !table->scale);
     return dev->backend->embed(dev, out, ids, n, table, first_id);
 }
 
@@ -148,6 +158,12 @@ status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const
     assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(w));
     assert(out_dtype == DTYPE_F32 || out_dtype == dev->dtype);
     return dev->backend->linear_rows(dev, out, out_dtype, x, w, rows);
+}
+
+status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w)
+{
+    assert(out && scale && matrix_valid(w) && !w->scale);
+    return dev->backend->quantize(dev, out, scale, w);
 }
 
 status op_rope(struct device *dev, const struct rope *args)

@@ -25,16 +25,18 @@ enum {
     OP_KEY_BINS = 256, /* op_key_counts */
 };
 
-/* A weight [rows, cols], act; row r starts at data + r * stride.  A slice of a mapped file. */
+/* A weight [rows, cols]; row r starts at data + r * stride.  act, a slice of a mapped file; or int8
+ * with a scale for each row, of op_quantize(). */
 struct matrix {
     const void *data;
+    const float *scale; /* (rows): row r is data times scale[r]; NULL: data is act */
     int rows;
     int cols;
     size_t stride; /* elements */
 };
 
 /* out[r] = table[ids[r] - first_id], or zeros for an id of another rank's rows.
- * out (n, table->cols) float32; ids (n). */
+ * out (n, table->cols) float32; ids (n); table of act. */
 status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
                 const struct matrix *table, int first_id);
 
@@ -52,6 +54,17 @@ status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void
  * w->cols: bit-identical for a row whatever the number of rows. */
 status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                       const struct matrix *w, int rows);
+
+/*
+ * w in int8: scale[r] = max |w[r]| / 127, out[r] = w[r] / scale[r], rounded to the nearest, halves
+ * away from zero; a row of zeros, or of less than 127 FLT_MIN, has scale 0.  The error of an
+ * element is at most scale[r] / 2.  A row that is not finite is STATUS_INVALID.
+ * out (w->rows, w->cols); scale (w->rows); w of act.
+ *
+ * op_linear() multiplies activations as they are by what this made; op_linear_rows() rounds a row
+ * of them to 16 bits first, multiples of its largest magnitude / 32512.
+ */
+status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
 
 /* Rotates x (rows, heads, head_dim) act by positions (rows) and inv_freq (head_dim / 2), pairs
  * (i, i + head_dim / 2), the angle formed in float32; positions NULL only copies.  Row r, head h

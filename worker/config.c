@@ -63,7 +63,7 @@ static status parse_device(struct worker_config *out, const char *device)
 
 /* Options in the form in which they arrive. */
 struct raw {
-    const char *device, *collectives, *log_format, *log_level, *config_file;
+    const char *device, *weights, *collectives, *log_format, *log_level, *config_file;
     int64_t threads, rank;
 };
 
@@ -85,6 +85,8 @@ static int own_rows(struct option *table, int n, struct worker_config *out, stru
         {"device", OPTION_STRING, &raw->device, "cpu|cuda:N|cuda:N-M",
          "where to compute; a range: a process for each GPU", 0, 0},
         {"threads", OPTION_INT, &raw->threads, "N", "threads of the cpu device", 1, MAX_THREADS},
+        {"weights", OPTION_STRING, &raw->weights, "auto|int8",
+         "int8: weights rounded to a byte each, but for the embedding; cpu only", 0, 0},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
          "KV cache pages; default: 40 % of the free memory", 0, 1e15},
         {"advertise", OPTION_STRING, &out->advertise, "HOST",
@@ -128,8 +130,26 @@ static int connection_rows(struct option *table, int n, struct worker_config *ou
     return add_rows(table, n, rows, sizeof(rows) / sizeof(rows[0]));
 }
 
+static status parse_int8(bool *out, const char *option, const char *value)
+{
+    *out = strcmp(value, "int8") == 0;
+    return *out || strcmp(value, "auto") == 0
+               ? STATUS_OK
+               : status_fail(STATUS_INVALID, "--%s %s: it must be auto or int8", option, value);
+}
+
+static status check_int8(const struct worker_config *config)
+{
+    if (config->int8_weights && strcmp(config->backend, "cpu") != 0) {
+        return status_fail(STATUS_INVALID, "--weights int8 needs --device cpu");
+    }
+    return STATUS_OK;
+}
+
 static status check(struct worker_config *out, const struct raw *raw)
 {
+    status st;
+
     if (!out->model) {
         return status_fail(STATUS_INVALID, "--model DIR is needed");
     }
@@ -137,6 +157,10 @@ static status check(struct worker_config *out, const struct raw *raw)
     if (!out->tcp_only && strcmp(raw->collectives, "auto") != 0) {
         return status_fail(STATUS_INVALID, "--collectives %s: it must be auto or tcp",
                            raw->collectives);
+    }
+    st = parse_int8(&out->int8_weights, "weights", raw->weights);
+    if (st) {
+        return st;
     }
     out->log_json = strcmp(raw->log_format, "json") == 0;
     if (!out->log_json && strcmp(raw->log_format, "text") != 0) {
@@ -148,13 +172,15 @@ static status check(struct worker_config *out, const struct raw *raw)
         return status_fail(STATUS_INVALID, "--log-level %s: it must be info or debug",
                            raw->log_level);
     }
-    return parse_device(out, raw->device);
+    st = parse_device(out, raw->device);
+    return st ? st : check_int8(out);
 }
 
 status worker_config_parse(struct worker_config *out, int argc, char **argv,
                            enum options_outcome *outcome)
 {
     struct raw raw = {.device = "cpu",
+                      .weights = "auto",
                       .collectives = "auto",
                       .log_format = "text",
                       .log_level = "info",

@@ -66,6 +66,7 @@ static status run(const struct worker_config *config)
     status st = die_with(config->parent_pid);
     if (!st) {
         st = model_fingerprint(&link.model_fingerprint, config->model);
+        link.model_fingerprint += config->int8_weights; /* another model to its group */
     }
     if (!st) {
         st = open_vitals(&vitals, config);

@@ -2,6 +2,7 @@
 
 #include "common/file.h"
 #include "worker/convert.h"
+#include "worker/foreign.h"
 #include "worker/weights.h"
 
 #include <assert.h>
@@ -52,86 +53,6 @@ static status new_buffer(struct model_memory *memory, void **out, size_t bytes, 
         return st;
     }
     memory->buffers[memory->n_buffers++] = *out;
-    return STATUS_OK;
-}
-
-/* Names that say that a layer computes something else than winnow does. */
-static status refuse_foreign(const struct weights *weights)
-{
-    static const char *const endings[] = {
-        ".bias",          ".qweight",       ".qzeros",           ".scales",
-        ".g_idx",         ".weight_scale",  ".weight_scale_inv", ".input_scale",
-        ".weight_packed", ".absmax",        ".quant_map",        ".SCB",
-        ".q_norm.weight", ".k_norm.weight", ".lora_A.weight",    ".lora_B.weight"};
-
-    for (size_t i = 0; i < weights_count(weights); i++) {
-        const struct tensor *tensor = weights_at(weights, i);
-        size_t length = strlen(tensor->name);
-        for (size_t e = 0; e < sizeof(endings) / sizeof(endings[0]); e++) {
-            size_t n = strlen(endings[e]);
-            if (length >= n && strcmp(tensor->name + length - n, endings[e]) == 0) {
-                return status_fail(STATUS_UNIMPLEMENTED,
-                                   "%s: tensor %.128s: bias, quantization and adapter tensors "
-                                   "are not supported",
-                                   tensor->path, tensor->name);
-            }
-        }
-    }
-    return STATUS_OK;
-}
-
-/* What load_layer() reads of a layer, between "model.layers.N." and ".weight". */
-static const char *const layer_names[] = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-    "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
-    "mlp.down_proj",    "input_layernorm",  "post_attention_layernorm",
-};
-
-static bool is_layer_tensor(const char *name, int layers)
-{
-    static const char prefix[] = "model.layers.";
-    char expected[MAX_NAME];
-    int layer = 0;
-
-    if (strncmp(name, prefix, sizeof(prefix) - 1) != 0) {
-        return false;
-    }
-    for (const char *c = name + sizeof(prefix) - 1; *c >= '0' && *c <= '9' && layer < layers; c++) {
-        layer = layer * 10 + (*c - '0');
-    }
-    for (size_t i = 0; layer < layers && i < sizeof(layer_names) / sizeof(layer_names[0]); i++) {
-        snprintf(expected, sizeof(expected), "%s%d.%s.weight", prefix, layer, layer_names[i]);
-        if (strcmp(name, expected) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* A tensor that the families do not have may say that the model computes something else: more
- * layers, another norm, experts.  Old files carry rotary tables, which the configuration implies.
- */
-static status refuse_unknown(const struct weights *weights, const struct model_config *config)
-{
-    static const char *const others[] = {"model.embed_tokens.weight", "model.norm.weight",
-                                         "lm_head.weight"};
-    static const char rotary[] = ".rotary_emb.inv_freq";
-
-    for (size_t i = 0; i < weights_count(weights); i++) {
-        const struct tensor *tensor = weights_at(weights, i);
-        size_t length = strlen(tensor->name);
-        bool known = is_layer_tensor(tensor->name, config->layers) ||
-                     (length >= sizeof(rotary) - 1 &&
-                      strcmp(tensor->name + length - (sizeof(rotary) - 1), rotary) == 0);
-        for (size_t o = 0; !known && o < sizeof(others) / sizeof(others[0]); o++) {
-            known = strcmp(tensor->name, others[o]) == 0;
-        }
-        if (!known) {
-            return status_fail(STATUS_UNIMPLEMENTED,
-                               "%s: tensor %.128s: not part of a %s of %d layers", tensor->path,
-                               tensor->name, config->architecture, config->layers);
-        }
-    }
     return STATUS_OK;
 }
 
@@ -284,13 +205,79 @@ static status load_matrix(struct loader *loader, struct matrix *out, const char 
     const struct tensor *tensor = NULL;
     status st = find_tensor(loader, &tensor, name, part->total_rows, part->total_cols);
 
+    *out = (struct matrix){.rows = part->rows, .cols = part->cols};
     if (!st) {
         assert(tensor);
         st = load_part(loader, &out->data, &out->stride, device_dtype(loader->dev), tensor, part);
     }
-    out->rows = part->rows;
-    out->cols = part->cols;
     return st;
+}
+
+/* The part in int8 to `out` and its scales to `scale`, through the staging memory block by block.
+ */
+static status quantize_staged(struct loader *loader, int8_t *out, float *scale, const char *from,
+                              enum dtype source, const struct part *part)
+{
+    enum dtype act = device_dtype(loader->dev);
+    size_t cols = (size_t)part->cols, stride = (size_t)part->total_cols * dtype_bytes(source);
+    size_t row = cols * dtype_bytes(act), block = STAGING_BYTES / row;
+    struct matrix w = {.data = loader->memory->staging, .cols = part->cols, .stride = cols};
+    status st = STATUS_OK;
+
+    for (size_t r = 0; r < (size_t)part->rows && !st; r += block) {
+        size_t n = (size_t)part->rows - r < block ? (size_t)part->rows - r : block;
+
+        for (size_t i = 0; i < n; i++) {
+            convert(loader->memory->staging + i * row, act, from + (r + i) * stride, source, cols);
+        }
+        w.rows = (int)n;
+        st = op_quantize(loader->dev, out + r * cols, scale + r, &w);
+    }
+    return st;
+}
+
+/* A matrix that linear operations alone read: in int8 if the device has its weights so.  A scale is
+ * of the columns that this rank has. */
+static status load_linear(struct loader *loader, struct matrix *out, const char *name,
+                          const struct part *part)
+{
+    const struct tensor *tensor = NULL;
+    enum dtype source = DTYPE_F32;
+    void *buffer = NULL;
+
+    if (!device_int8_weights(loader->dev)) {
+        return load_matrix(loader, out, name, part);
+    }
+    status st = find_tensor(loader, &tensor, name, part->total_rows, part->total_cols);
+    if (!st) {
+        st = tensor_dtype(&source, tensor);
+    }
+    if (st) {
+        return st;
+    }
+    size_t scales = (size_t)part->rows * sizeof(float);
+    size_t elements = (size_t)part->rows * (size_t)part->cols;
+    size_t offset = (size_t)part->row * (size_t)part->total_cols + (size_t)part->col;
+    const char *from = (const char *)tensor->data + offset * dtype_bytes(source);
+    struct matrix w = {
+        .data = from, .rows = part->rows, .cols = part->cols, .stride = (size_t)part->total_cols};
+
+    st = new_buffer(loader->memory, &buffer, scales + elements, tensor->name);
+    if (st) {
+        return status_note(st, "tensor %s", tensor->name);
+    }
+    prefetch(from, part, dtype_bytes(source));
+    int8_t *data = (int8_t *)buffer + scales;
+    st = source == device_dtype(loader->dev) && (uintptr_t)from % dtype_bytes(source) == 0
+             ? op_quantize(loader->dev, data, buffer, &w)
+             : quantize_staged(loader, data, buffer, from, source, part);
+    advise(tensor->data, tensor->bytes, MADV_DONTNEED); /* not read again */
+    loader->model->bytes += scales + elements;
+    w.data = data;
+    w.scale = buffer;
+    w.stride = (size_t)part->cols;
+    *out = w;
+    return st ? status_note(st, "tensor %s", tensor->name) : STATUS_OK;
 }
 
 static status load_norm(struct loader *loader, const float **out, const char *name)
@@ -348,7 +335,7 @@ static status load_layer(struct loader *loader, struct layer_weights *out, int l
 
     for (size_t i = 0; i < sizeof(matrices) / sizeof(matrices[0]); i++) {
         snprintf(name, sizeof(name), "model.layers.%d.%s.weight", layer, matrices[i].name);
-        status st = load_matrix(loader, matrices[i].out, name, matrices[i].part);
+        status st = load_linear(loader, matrices[i].out, name, matrices[i].part);
         if (st) {
             return st;
         }
@@ -414,15 +401,18 @@ static status check_tied(const struct loader *loader, const struct part *part)
 static status load_ends(struct loader *loader)
 {
     struct model *model = loader->model;
+    static const char *const embed = "model.embed_tokens.weight";
+    const char *output = model->config.tied_embeddings ? embed : "lm_head.weight";
     struct part vocab = rows_of(model->config.vocab, model->config.hidden, model->split.vocab_first,
                                 model->split.vocab_rows);
-    status st = load_matrix(loader, &model->embed, "model.embed_tokens.weight", &vocab);
+    status st = load_matrix(loader, &model->embed, embed, &vocab);
 
     if (!st && model->config.tied_embeddings) {
         st = check_tied(loader, &vocab);
         model->lm_head = model->embed;
-    } else if (!st) {
-        st = load_matrix(loader, &model->lm_head, "lm_head.weight", &vocab);
+    }
+    if (!st && (device_int8_weights(loader->dev) || !model->config.tied_embeddings)) {
+        st = load_linear(loader, &model->lm_head, output, &vocab);
     }
     if (!st) {
         st = load_norm(loader, &model->final_norm, "model.norm.weight");
@@ -443,10 +433,7 @@ static status load_all(struct model *model, struct device *dev, const char *dir)
     }
     status st = weights_open(&memory->weights, dir);
     if (!st) {
-        st = refuse_foreign(memory->weights);
-    }
-    if (!st) {
-        st = refuse_unknown(memory->weights, &model->config);
+        st = foreign_refuse(memory->weights, &model->config);
     }
     struct loader loader = {
         .dev = dev, .model = model, .memory = memory, .weights = memory->weights};

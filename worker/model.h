@@ -3,8 +3,10 @@
  *
  * The files stay mapped; a weight whose dtype is the device's is used where it lies in the
  * file, without a copy, and only this rank's rows or columns are ever touched.  Others are
- * converted once into device memory.  Rotary tables of old files are ignored; tensors that
- * the configuration has no place for (bias, quantization, more layers, ...) are refused by name.
+ * converted once into device memory.  Where the device has weights in int8, they are made so once,
+ * and of the files only the embedding stays mapped and read.  Rotary tables of old files are
+ * ignored; tensors that the configuration has no place for (bias, quantization, more layers, ...)
+ * are refused by name.
  */
 #ifndef WORKER_MODEL_H
 #define WORKER_MODEL_H
@@ -26,7 +28,7 @@ struct model {
     struct model_config config;
     struct split split;
     struct matrix embed;   /* (vocab rows of this rank, hidden) */
-    struct matrix lm_head; /* likewise; == embed when tied */
+    struct matrix lm_head; /* likewise; == embed when tied, but for int8 */
     const float *final_norm;
     const float *inv_freq; /* (head_dim / 2) */
     struct layer_weights *layers;

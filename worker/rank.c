@@ -66,7 +66,11 @@ static status load(struct rank *rank, const struct link_assignment *assign)
     unload(rank);
     double begin = clock_ms();
     const struct device_config device = {
-        .dtype = dtype, .index = rank->config->device_index, .threads = rank->config->threads};
+        .dtype = dtype,
+        .int8_weights = rank->config->int8_weights,
+        .index = rank->config->device_index,
+        .threads = rank->config->threads,
+    };
     status st = device_open(&rank->device, rank->config->backend, &device);
     if (!st && rank->config->preload) {
         st = model_preload(rank->config->model);

@@ -35,6 +35,8 @@ static status cpu_open(struct device **out, const struct device_config *config)
     }
     cpu->base.backend = &backend_cpu;
     cpu->base.dtype = config->dtype;
+    cpu->base.int8_weights = config->int8_weights;
+    cpu->base.int8_kv = config->int8_kv;
     cpu->threads = config->threads;
     cpu->isa = isa;
     st = gemms_create(&cpu->gemms);
@@ -42,8 +44,9 @@ static status cpu_open(struct device **out, const struct device_config *config)
         free(cpu);
         return st;
     }
-    snprintf(cpu->base.description, sizeof(cpu->base.description), "cpu %s, %d thread%s", isa->name,
-             cpu->threads, cpu->threads == 1 ? "" : "s");
+    snprintf(cpu->base.description, sizeof(cpu->base.description), "cpu %s, %d thread%s%s%s",
+             isa->name, cpu->threads, cpu->threads == 1 ? "" : "s",
+             config->int8_weights ? ", int8 weights" : "", config->int8_kv ? ", int8 KV" : "");
     *out = &cpu->base;
     return STATUS_OK;
 }
@@ -159,6 +162,7 @@ const struct backend backend_cpu = {
     .rmsnorm = cpu_rmsnorm,
     .linear = cpu_linear,
     .linear_rows = cpu_linear_rows,
+    .quantize = cpu_quantize,
     .rope = cpu_rope,
     .attention = cpu_attention,
     .window_scores = cpu_window_scores,

@@ -88,6 +88,7 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
                   const struct matrix *w, int rows);
 status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                        const struct matrix *w, int rows);
+status cpu_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
 status cpu_rope(struct device *dev, const struct rope *args);
 status cpu_attention(struct device *dev, const struct attention *args);
 status cpu_window_scores(struct device *dev, const struct window_scores *args);

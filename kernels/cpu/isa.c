@@ -5,6 +5,7 @@
 #include "kernels/cpu/columns.h"
 #include "kernels/cpu/decode.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/int8.h"
 #include "kernels/cpu/linear_rows.h"
 #include "kernels/cpu/window.h"
 
@@ -16,6 +17,8 @@
 static const struct cpu_isa isa_generic = {
     .name = "generic",
     .elementwise = &elementwise_generic,
+    .int8 = &int8_generic,
+    .int8_dot = int8_dot_generic,
     .linear_rows_f32 = &linear_rows_f32_generic,
     .linear_rows_bf16 = &linear_rows_bf16_generic,
     .attention_f32 = &attention_generic,
@@ -29,6 +32,8 @@ static const struct cpu_isa isa_generic = {
 static const struct cpu_isa isa_avx2 = {
     .name = "avx2",
     .elementwise = &elementwise_avx2,
+    .int8 = &int8_avx2,
+    .int8_dot = int8_dot_avx2,
     .linear_rows_f32 = &linear_rows_f32_avx2,
     .linear_rows_bf16 = &linear_rows_bf16_avx2,
     .attention_f32 = &attention_avx2,
@@ -42,6 +47,8 @@ static const struct cpu_isa isa_avx2 = {
 static const struct cpu_isa isa_avx512 = {
     .name = "avx512",
     .elementwise = &elementwise_avx512,
+    .int8 = &int8_avx512,
+    .int8_dot = int8_dot_avx512,
     .linear_rows_f32 = &linear_rows_f32_avx512,
     .linear_rows_bf16 = &linear_rows_bf16_avx512,
     .attention_f32 = &attention_avx512,
@@ -56,6 +63,8 @@ static const struct cpu_isa isa_avx512_bf16 = {
     .name = "avx512_bf16",
     .bf16_gemm = true,
     .elementwise = &elementwise_avx512,
+    .int8 = &int8_avx512,
+    .int8_dot = int8_dot_avx512_bf16,
     .linear_rows_f32 = &linear_rows_f32_avx512,
     .linear_rows_bf16 = &linear_rows_bf16_avx512_bf16,
     .attention_f32 = &attention_avx512,
@@ -70,6 +79,8 @@ static const struct cpu_isa isa_amx = {
     .name = "amx",
     .bf16_gemm = true,
     .elementwise = &elementwise_avx512,
+    .int8 = &int8_avx512,
+    .int8_dot = int8_dot_avx512_bf16,
     .linear_rows_f32 = &linear_rows_f32_avx512,
     .linear_rows_bf16 = &linear_rows_bf16_amx,
     .attention_f32 = &attention_avx512,
@@ -108,7 +119,7 @@ static int tables_supported(void)
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
         return 2;
     }
-    if (!__builtin_cpu_supports("avx512bf16")) {
+    if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) {
         return 3;
     }
     return amx_usable() ? TABLES : 4;

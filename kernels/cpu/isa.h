@@ -18,12 +18,16 @@ struct window_kernels;
 struct columns_kernels;
 struct decode_kernels;
 struct elementwise_kernels;
+struct int8_kernels;
+struct int8_dot;
 struct linear_rows_kernels;
 
 struct cpu_isa {
     const char *name;
     bool bf16_gemm; /* the GEMM library multiplies bf16 faster than float32 */
     const struct elementwise_kernels *elementwise;
+    const struct int8_kernels *int8;
+    void (*int8_dot)(const struct int8_dot *args);
     const struct linear_rows_kernels *linear_rows_f32;
     const struct linear_rows_kernels *linear_rows_bf16;
     const struct attention_kernels *attention_f32;

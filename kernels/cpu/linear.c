@@ -7,6 +7,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/int8.h"
 
 enum {
     DIRECT_FEATURES = 2048,
@@ -151,6 +152,9 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
 {
     if (rows == 0) {
         return STATUS_OK;
+    }
+    if (w->scale) {
+        return linear_int8(dev, out, out_dtype, x, w, rows);
     }
     if (dev->dtype == DTYPE_BF16 && !cpu_device(dev)->isa->bf16_gemm) {
         return linear_widened(dev, out, out_dtype, x, w, rows);

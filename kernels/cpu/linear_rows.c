@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/int8.h"
 
 enum {
     FEATURES = 32,       /* of one task */
@@ -134,6 +135,9 @@ static status widen_x(struct job *job)
 status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                        const struct matrix *w, int rows)
 {
+    if (w->scale) {
+        return linear_rows_int8(dev, out, out_dtype, x, w, rows);
+    }
     struct job job = {dev, out, out_dtype, x, (size_t)w->cols, w, rows};
     size_t bytes = (size_t)w->rows * (size_t)w->cols * act_bytes(dev);
     int threads = cpu_threads(dev, bytes, MIN_BYTES);

@@ -129,8 +129,11 @@ static void cuda_close(struct device *dev)
 
 static status cuda_open(struct device **out, const struct device_config *config)
 {
+    if (config->int8_weights || config->int8_kv) {
+        return status_fail(STATUS_UNIMPLEMENTED,
+                           "cuda: int8 weights and int8 KV are of the cpu device only");
+    }
     status st = find_gpu(config->index);
-
     if (st) {
         return st;
     }
@@ -158,6 +161,16 @@ static status cuda_open(struct device **out, const struct device_config *config)
     }
     *out = &cuda->base;
     return STATUS_OK;
+}
+
+/* Unreachable through an open device, which has no int8. */
+static status cuda_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w)
+{
+    (void)dev;
+    (void)out;
+    (void)scale;
+    (void)w;
+    return status_fail(STATUS_UNIMPLEMENTED, "cuda: no int8 weights");
 }
 
 /* What was fetched goes from pinned memory to where it was asked for. */
@@ -325,6 +338,7 @@ const struct backend backend_cuda = {
     .rmsnorm = cuda_rmsnorm,
     .linear = cuda_linear,
     .linear_rows = cuda_linear_rows,
+    .quantize = cuda_quantize,
     .rope = cuda_rope,
     .attention = cuda_attention,
     .window_scores = cuda_window_scores,

@@ -14,6 +14,7 @@ struct bench_config {
     int max_context;
     uint64_t kv_bytes;
     bool unchecked; /* selections are not compared across ranks */
+    bool int8_weights;
 };
 
 /* Device, model and engine of one rank. */

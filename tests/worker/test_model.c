@@ -3,6 +3,7 @@
 #include "worker/convert.h"
 #include "worker/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,24 @@ static void check_value(float value, const char *name, int row, int col, int tot
     }
 }
 
+/* To half a step, and what rounding it takes to say so. */
+static void check_int8(const struct matrix *matrix, const char *name, int row, int col,
+                       int total_cols)
+{
+    for (int r = 0; r < matrix->rows; r++) {
+        for (int c = 0; c < matrix->cols; c++) {
+            size_t at = (size_t)r * matrix->stride + (size_t)c;
+            float value = (float)((const int8_t *)matrix->data)[at] * matrix->scale[r];
+            float expected =
+                small_value(name, (size_t)(row + r) * (size_t)total_cols + (size_t)(col + c));
+
+            if (!(fabsf(value - expected) <= 0.5001f * matrix->scale[r])) {
+                fail_msg("%s [%d, %d]: %g for %g", name, row + r, col + c, value, expected);
+            }
+        }
+    }
+}
+
 /* Matrix = rows and columns from (row, col) of the tensor, which has total_cols columns. */
 static void check_matrix(const struct matrix *matrix, enum dtype dtype, const char *name, int row,
                          int col, int total_cols)
@@ -32,6 +51,10 @@ static void check_matrix(const struct matrix *matrix, enum dtype dtype, const ch
     size_t element = dtype_bytes(dtype);
 
     CHECK(matrix->stride == (size_t)matrix->cols || matrix->stride == (size_t)total_cols);
+    if (matrix->scale) {
+        check_int8(matrix, name, row, col, total_cols);
+        return;
+    }
     for (int r = 0; r < matrix->rows; r++) {
         for (int c = 0; c < matrix->cols; c++) {
             size_t at = ((size_t)r * matrix->stride + (size_t)c) * element;
@@ -128,6 +151,56 @@ static void test_each_rank_gets_its_slices_whatever_the_dtypes(void **state)
             check_all_ranks(dir, DTYPE_F32, ranks, false);
             check_all_ranks(dir, DTYPE_BF16, ranks, false);
         }
+        remove_directory(dir);
+    }
+}
+
+static size_t int8_bytes(const struct matrix *m)
+{
+    CHECK(m->scale);
+    return (size_t)m->rows * ((size_t)m->cols + sizeof(float));
+}
+
+/* All but the embedding, which is also a tied output before it is rounded. */
+static void check_int8_model(const char *dir, enum dtype dtype, int rank, int ranks, bool tied)
+{
+    struct device_config config = {.dtype = dtype, .int8_weights = true, .threads = 1};
+    struct device *dev;
+    struct model *model;
+    size_t bytes = 0;
+
+    CHECK_OK(device_open(&dev, "cpu", &config));
+    CHECK_OK(model_open(&model, dev, dir, rank, ranks));
+    check_model(model, dtype, tied);
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        const struct layer_weights *w = &model->layers[layer];
+        bytes += int8_bytes(&w->q) + int8_bytes(&w->k) + int8_bytes(&w->v) + int8_bytes(&w->o) +
+                 int8_bytes(&w->gate) + int8_bytes(&w->up) + int8_bytes(&w->down) +
+                 2 * TINY_HIDDEN * sizeof(float);
+    }
+    CHECK(!model->embed.scale);
+    bytes += int8_bytes(&model->lm_head) + TINY_HIDDEN * sizeof(float) +
+             (size_t)model->embed.rows * TINY_HIDDEN * dtype_bytes(dtype);
+    assert_int_equal(model->bytes, bytes);
+    model_close(model);
+    device_close(dev);
+}
+
+static void test_int8_weights_are_the_files_to_half_a_step(void **state)
+{
+    static const struct tiny_options files[] = {{.dtype = DTYPE_F32, .tied = true},
+                                                {.dtype = DTYPE_BF16},
+                                                {.dtype = DTYPE_F16},
+                                                {.dtype = DTYPE_BF16, .misaligned = true}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        char *dir = make_directory();
+
+        write_tiny_model(dir, &files[i]);
+        check_int8_model(dir, DTYPE_F32, 0, 1, files[i].tied);
+        check_int8_model(dir, DTYPE_BF16, 0, 2, files[i].tied);
+        check_int8_model(dir, DTYPE_BF16, 1, 2, files[i].tied);
         remove_directory(dir);
     }
 }
@@ -416,6 +489,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_rank_gets_its_slices_whatever_the_dtypes),
+        cmocka_unit_test(test_int8_weights_are_the_files_to_half_a_step),
         cmocka_unit_test(test_two_files_and_an_index_are_one_model),
         cmocka_unit_test(test_tied_embeddings_are_the_output_and_count_once),
         cmocka_unit_test(test_an_equal_dtype_is_used_where_it_lies),
