@@ -254,8 +254,9 @@ static status check_hello(const struct fleet *fleet, const struct fleet_hello *h
     }
     if (!list_empty(&fleet->workers) && hello->model_fingerprint != fleet->fingerprint) {
         return status_fail(STATUS_INVALID,
-                           "the worker's model files or --weights (%016" PRIx64
-                           ") differ from those of the others (%016" PRIx64 ")",
+                           "the worker's model files (%016" PRIx64
+                           ") differ from those of the others (%016" PRIx64
+                           "), or its --weights do",
                            hello->model_fingerprint, fleet->fingerprint);
     }
     return STATUS_OK;

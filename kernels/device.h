@@ -24,8 +24,8 @@ struct device_config {
                        * float16: "cuda" only */
     bool int8_weights;
     bool int8_kv;
-    int index;        /* of the GPU; 0 for the host */
-    int threads;      /* host threads of the CPU backend; >= 1 */
+    int index;   /* of the GPU; 0 for the host */
+    int threads; /* host threads of the CPU backend; >= 1 */
 
     /* The best instruction set the CPU backend may use: "generic", "avx2", "avx512",
      * "avx512_bf16", "amx"; NULL: what the machine has.  Tests lower it to run every variant. */

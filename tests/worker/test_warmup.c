@@ -99,8 +99,10 @@ static void test_the_smallest_pool_and_context_are_warmed_up_too(void **state)
 {
     const char *model = GOLDENS "llama-gqa/model";
     struct bench_config contexts[] = {
-        {model, DTYPE_F32, 1, 16 << 20, false, false},  {model, DTYPE_F32, 2, 16 << 20, false, false},
-        {model, DTYPE_F32, 64, 16 << 20, false, false}, {model, DTYPE_F32, 65, 16 << 20, false, false},
+        {model, DTYPE_F32, 1, 16 << 20, false, false},
+        {model, DTYPE_F32, 2, 16 << 20, false, false},
+        {model, DTYPE_F32, 64, 16 << 20, false, false},
+        {model, DTYPE_F32, 65, 16 << 20, false, false},
         {model, DTYPE_F32, 128, 1 << 18, false, false},
     };
 
