@@ -23,7 +23,7 @@ packages=(build-essential cmake ninja-build pkg-config libgrpc-dev libprotobuf-c
     libmicrohttpd-dev libcmocka-dev python3 python3-venv ca-certificates)
 if [ -n "$tests" ]; then
     packages+=(clang clang-format clang-tidy libclang-rt-14-dev libomp-14-dev git openssl iproute2
-        nftables)
+        nftables valgrind)
 fi
 
 say() { echo "setup: $*" >&2; }

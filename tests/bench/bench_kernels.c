@@ -5,9 +5,10 @@
  * product.  Then the operations in the shapes of an 8B model against those two numbers.  The
  * best of several rounds counts.
  *
- *   winnow-bench-kernels [--machine] [threads ...]      default: 1 2
+ *   winnow-bench-kernels [--machine | --read] [threads ...]      default: 1 2
  *
  * --machine: the machine only, as a line of JSON for each number of threads and dtype.
+ * --read: only how fast memory is read, likewise.
  */
 #include "kernels/op.h"
 
@@ -158,16 +159,21 @@ static double gflops(int rows, int n, int k, double seconds)
     return 2e-9 * rows * (double)n * k / seconds;
 }
 
-static void measure_machine(struct bench *b)
+static void measure_read(struct bench *b)
 {
     double best = 1e30;
-    const int sizes[] = {1024, 2048};
 
     for (int i = 0; i < ROUNDS; i++) {
         double seconds = read_once(b);
         best = seconds < best ? seconds : best;
     }
     b->read_peak = (double)memory_bytes / best * 1e-9;
+}
+
+static void measure_gemm(struct bench *b)
+{
+    const int sizes[] = {1024, 2048};
+
     b->gemm_peak = 0.0;
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         double rate = gflops(CHUNK, sizes[i], sizes[i],
@@ -285,16 +291,33 @@ static void bench_close(struct bench *b)
     device_close(b->dev);
 }
 
-static void bench_all(int threads, bool machine_only)
+enum what { ALL, MACHINE, READ };
+
+static void bench_read(int threads)
+{
+    struct bench b;
+
+    bench_open(&b, DTYPE_BF16, threads);
+    measure_read(&b);
+    printf("{\"threads\": %d, \"read_gbs\": %.2f}\n", threads, b.read_peak);
+    bench_close(&b);
+}
+
+static void bench_all(int threads, enum what what)
 {
     const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F32};
 
+    if (what == READ) {
+        bench_read(threads);
+        return;
+    }
     for (int d = 0; d < 2; d++) {
         struct bench b;
 
         bench_open(&b, dtypes[d], threads);
-        measure_machine(&b);
-        if (machine_only) {
+        measure_read(&b);
+        measure_gemm(&b);
+        if (what == MACHINE) {
             print_machine_json(&b);
         } else {
             print_machine(&b);
@@ -306,23 +329,31 @@ static void bench_all(int threads, bool machine_only)
     }
 }
 
+static enum what what_of(const char *argument)
+{
+    if (argument && strcmp(argument, "--machine") == 0) {
+        return MACHINE;
+    }
+    return argument && strcmp(argument, "--read") == 0 ? READ : ALL;
+}
+
 int main(int argc, char **argv)
 {
-    bool machine_only = argc > 1 && strcmp(argv[1], "--machine") == 0;
-    int first = machine_only ? 2 : 1;
+    enum what what = what_of(argc > 1 ? argv[1] : NULL);
+    int first = what == ALL ? 1 : 2;
 
     if (argc <= first) {
-        bench_all(1, machine_only);
-        bench_all(2, machine_only);
+        bench_all(1, what);
+        bench_all(2, what);
     }
     for (int i = first; i < argc; i++) {
         long threads = strtol(argv[i], NULL, 10);
 
         if (threads < 1 || threads > MAX_THREADS) {
-            fprintf(stderr, "usage: %s [--machine] [threads ...]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--machine | --read] [threads ...]\n", argv[0]);
             return 1;
         }
-        bench_all((int)threads, machine_only);
+        bench_all((int)threads, what);
     }
     return 0;
 }
