@@ -131,8 +131,11 @@ struct step_result {
     const struct result_prompt *prompts;
     uint32_t n_logits;
     const struct result_logits *logits;
-    double compute_ms;    /* the whole step */
-    double collective_ms; /* waiting for collectives */
+    uint32_t n_failed;
+    const uint32_t *failed; /* slots that this rank has no memory for beside their pages: they get
+                             * no tokens any more, or only half of what was asked about them */
+    double compute_ms;      /* the whole step */
+    double collective_ms;   /* waiting for collectives */
     double exchange_ms; /* in collectives, hidden behind the computation or not; not on the wire */
     double scoring_ms;  /* what the methods need beyond FULL to choose rows */
     double decode_ms;   /* the decode step: what compute_ms has beside the slices */

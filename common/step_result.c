@@ -139,6 +139,8 @@ static status pack_result(const struct step_result *result, struct result_wire *
     message.prompts = wire->prompt_list;
     message.n_logits = result->n_logits;
     message.logits = wire->logit_list;
+    message.n_failed = result->n_failed;
+    message.failed = (uint32_t *)result->failed;
     message.compute_ms = result->compute_ms;
     message.collective_ms = result->collective_ms;
     message.scoring_ms = result->scoring_ms;
@@ -325,6 +327,8 @@ status step_result_decode(struct step_result *out, const uint8_t *data, size_t b
         .prompts = decoded->prompts,
         .n_logits = (uint32_t)m->n_logits,
         .logits = decoded->logits,
+        .n_failed = (uint32_t)m->n_failed,
+        .failed = m->failed,
         .compute_ms = m->compute_ms,
         .collective_ms = m->collective_ms,
         .scoring_ms = m->scoring_ms,

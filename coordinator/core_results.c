@@ -88,6 +88,20 @@ static void take_logits(struct core *core, uint32_t group, int rank,
     }
 }
 
+static void take_failed(struct core *core, uint32_t group, int rank,
+                        const struct step_result *result)
+{
+    for (uint32_t i = 0; i < result->n_failed; i++) {
+        struct failure failure;
+        status_save(&failure,
+                    status_fail(STATUS_EXHAUSTED,
+                                "rank %d of group %u has no memory left for what the request needs "
+                                "beside its KV pages",
+                                rank, group));
+        scheduler_lacks_memory(core->scheduler, group, result->failed[i], result->number, &failure);
+    }
+}
+
 /* All ranks answered a plan: records first, then the tokens that may end samples. */
 static status take_step(struct core *core, uint32_t group, const struct step_result *ranks)
 {
@@ -105,6 +119,7 @@ static status take_step(struct core *core, uint32_t group, const struct step_res
             return st;
         }
         take_logits(core, group, rank, &ranks[rank]);
+        take_failed(core, group, rank, &ranks[rank]);
     }
     core->steps++;
     core->progress_ms = core->now;

@@ -109,6 +109,12 @@ status scheduler_result(struct scheduler *s, uint32_t index, const struct step_r
 status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
                             int rank, uint64_t pages, uint64_t shared);
 
+/* A rank has no memory for what the slot needs beside its pages: the request that it was computed
+ * for in plan `number` ends with the failure, and the group goes on.  Called before that plan's
+ * result is handed in; a sequence that has ended is ignored. */
+void scheduler_lacks_memory(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
+                            const struct failure *failure);
+
 /* Deadlines and reports of progress. */
 void scheduler_tick(struct scheduler *s, double now);
 

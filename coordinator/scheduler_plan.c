@@ -354,6 +354,25 @@ status scheduler_keep_pages(struct scheduler *s, uint32_t index, uint32_t slot, 
     return sequence ? group_keep_pages(s, sequence->job, rank, &need) : STATUS_OK;
 }
 
+void scheduler_lacks_memory(struct scheduler *s, uint32_t index, uint32_t slot, uint64_t number,
+                            const struct failure *failure)
+{
+    struct group *group = &s->groups[index];
+    struct sequence *sequence = NULL;
+
+    assert(index < s->config.n_groups);
+    if (group->ready && slot < s->config.max_sequences) {
+        sequence = find_sequence(group, slot, number);
+    }
+    if (!sequence) {
+        return;
+    }
+    for (uint32_t i = 0; i < s->config.look_ahead; i++) {
+        group->flights[i].fewer = true;
+    }
+    job_end(s, sequence->job, failure);
+}
+
 static void take_progress(struct scheduler *s, const struct reading *reading, double now)
 {
     struct job *job;
@@ -390,17 +409,19 @@ static status check_result(const struct scheduler *s, struct group *group,
                            const struct step_result *result)
 {
     uint64_t oldest = group->number - group->n_flights;
-    uint32_t expected;
+    const struct flight *flight;
 
     if (!group->ready || group->n_flights == 0 || result->number != oldest) {
         return status_fail(STATUS_INTERNAL, "group %u sent a result of plan %llu, not of %llu",
                            group->index, (unsigned long long)result->number,
                            (unsigned long long)oldest);
     }
-    expected = flight_of(s, group, oldest)->n_tokens;
-    if (result->n_tokens != expected) {
+    flight = flight_of(s, group, oldest);
+    if (result->n_tokens > flight->n_tokens ||
+        (result->n_tokens < flight->n_tokens && !flight->fewer)) {
         return status_fail(STATUS_INTERNAL, "group %u answered plan %llu with %u tokens, not %u",
-                           group->index, (unsigned long long)oldest, result->n_tokens, expected);
+                           group->index, (unsigned long long)oldest, result->n_tokens,
+                           flight->n_tokens);
     }
     for (uint32_t i = 0; i < result->n_tokens; i++) {
         if (result->tokens[i].slot >= s->config.max_sequences ||

@@ -85,6 +85,7 @@ struct flight {
     double work;       /* of all slices */
     uint32_t n_tokens; /* that the result must have */
     bool decodes;
+    bool fewer; /* tokens: a sequence of it was given up */
 };
 
 /* What is measured again and again. */

@@ -71,10 +71,12 @@ static status report_logits(struct chooser *chooser, const struct sequence *sequ
         !(sequence->trace & (prompt ? TRACE_PROMPT_LOGITS : TRACE_STEP_LOGITS))) {
         return STATUS_OK;
     }
-    status st = results_logits(chooser->results, sequence->slot, prompt, (int)n, &values);
-    return st ? st
-              : device_download(member->dev, values, member->scratch->logits + (size_t)row * n,
-                                n * sizeof(*values));
+    if (results_logits(chooser->results, sequence->slot, prompt, (int)n, &values)) {
+        results_failed(chooser->results, sequence->slot);
+        return STATUS_OK; /* it is chosen for as on the ranks that have the memory */
+    }
+    return device_download(member->dev, values, member->scratch->logits + (size_t)row * n,
+                           n * sizeof(*values));
 }
 
 /* found (n): of the chosen `ids`; NULL where not asked for. */

@@ -104,7 +104,7 @@ static void place_tokens(const struct step *step)
 {
     for (int i = 0; i < step->n; i++) {
         const struct sequence *sequence = step->rows[i];
-        bool ranked = sequence->ranked != NULL;
+        bool ranked = sequence->ranked;
 
         step->host.ids[i] = sequence->token;
         step->host.positions[i] =
@@ -254,7 +254,7 @@ static status attend(const struct step *step, int layer, const struct part *part
     };
     status st = append(step, part, cell);
 
-    bool ranked = step->rows[part->first]->ranked != NULL;
+    bool ranked = step->rows[part->first]->ranked;
 
     if (!st && !ranked) {
         st = op_decode_attention(step->member->dev, &all);

@@ -1,29 +1,15 @@
 #include "worker/engine.h"
 
 #include "common/clock.h"
-#include "worker/chooser.h"
 #include "worker/decode.h"
+#include "worker/engine_state.h"
 #include "worker/evict.h"
 #include "worker/forward.h"
 #include "worker/policy.h"
-#include "worker/prefill.h"
-#include "worker/ranked.h"
-#include "worker/results.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct engine {
-    struct member member;
-    struct kvcache *cache;
-    struct chooser *chooser;
-    struct prompt_phases *phases;
-    struct results results;
-    struct sequence sequences[PLAN_MAX_SLOTS];
-    double decode_ms;  /* of this step */
-    uint32_t n_forked; /* by this plan so far */
-};
 
 /* Memory. */
 
@@ -92,13 +78,6 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
     return STATUS_OK;
 }
 
-static void free_sequence(struct engine *engine, struct sequence *sequence)
-{
-    device_free(engine->member.dev, sequence->ranked);
-    device_free(engine->member.dev, sequence->seen);
-    sequence_fini(sequence);
-}
-
 void engine_close(struct engine *engine)
 {
     if (!engine) {
@@ -107,7 +86,7 @@ void engine_close(struct engine *engine)
     results_reset(&engine->results);
     prefill_destroy(engine->phases);
     for (int i = 0; i < PLAN_MAX_SLOTS; i++) {
-        free_sequence(engine, &engine->sequences[i]);
+        sequence_fini(&engine->sequences[i]);
     }
     chooser_destroy(engine->chooser);
     kvcache_destroy(engine->cache);
@@ -123,185 +102,6 @@ uint64_t engine_kv_bytes_total(const struct engine *engine)
 int engine_pages_total(const struct engine *engine)
 {
     return kvcache_pages_total(engine->cache);
-}
-
-/* Slots. */
-
-/* A slot in the state that a plan takes it to be in, or NULL and the failure in *st. */
-static struct sequence *find_slot(struct engine *engine, uint32_t slot, enum sequence_state state,
-                                  status *st)
-{
-    static const char *const names[] = {"free", "in its prompt phase", "live"};
-
-    if (slot >= PLAN_MAX_SLOTS) {
-        *st = status_fail(STATUS_INTERNAL, "slot %u: the limit is %d", slot, PLAN_MAX_SLOTS);
-        return NULL;
-    }
-    struct sequence *sequence = &engine->sequences[slot];
-    if (sequence->state != state) {
-        *st = status_fail(STATUS_INTERNAL, "slot %u is %s, not %s", slot, names[sequence->state],
-                          names[state]);
-        return NULL;
-    }
-    *st = STATUS_OK;
-    return sequence;
-}
-
-static status release_slot(struct engine *engine, uint32_t slot)
-{
-    struct sequence *sequence = NULL;
-
-    if (slot >= PLAN_MAX_SLOTS || engine->sequences[slot].state == SEQUENCE_FREE) {
-        return status_fail(STATUS_INTERNAL, "slot %u is not in use", slot);
-    }
-    sequence = &engine->sequences[slot];
-    struct prompt_phase *phase = prefill_find(engine->phases, sequence);
-    if (phase) {
-        prefill_end(phase);
-    }
-    kvcache_release(engine->cache, (int)slot);
-    free_sequence(engine, sequence);
-    return STATUS_OK;
-}
-
-static status check_begin(const struct engine *engine, const struct plan_begin *begin)
-{
-    uint64_t rows = (uint64_t)begin->n_prompt + begin->max_rows;
-
-    if (begin->n_prompt == 0 || rows > (uint64_t)engine->member.max_context) {
-        return status_fail(STATUS_INTERNAL, "slot %u: %u + %u tokens, the context is 1 to %d",
-                           begin->slot, begin->n_prompt, begin->max_rows,
-                           engine->member.max_context);
-    }
-    for (uint32_t i = 0; i < begin->n_prompt; i++) {
-        if (begin->prompt[i] >= (uint32_t)engine->member.model->config.vocab) {
-            return status_fail(STATUS_INTERNAL, "slot %u: token %u is %u, the vocabulary has %d",
-                               begin->slot, i, begin->prompt[i],
-                               engine->member.model->config.vocab);
-        }
-    }
-    if (!method_supported(begin->params.method)) {
-        return status_fail(STATUS_UNIMPLEMENTED, "slot %u: method %d is not supported", begin->slot,
-                           (int)begin->params.method);
-    }
-    status st = method_check_supported(&begin->params);
-    return st ? status_note(st, "slot %u", begin->slot) : STATUS_OK;
-}
-
-/* max_rows (layers): what each layer keeps and what decode appends. */
-static void count_rows(const struct engine *engine, const struct sequence *sequence, int *max_rows)
-{
-    const struct model_config *config = &engine->member.model->config;
-    int rows = method_first_rows(&sequence->params, sequence->n_prompt);
-
-    for (int layer = 0; layer < config->layers; layer++) {
-        struct layer_rows counts =
-            method_layer_rows(&sequence->params, config, sequence->n_prompt, layer, rows);
-        max_rows[layer] = method_peak_rows(&sequence->params, sequence->n_prompt, counts.kept,
-                                           sequence->max_rows);
-        rows = counts.propagated;
-    }
-}
-
-/* What decoding needs beside the cache: room to rank keys, policies of heads, what was seen. */
-static status open_state(struct engine *engine, struct sequence *sequence, const int32_t *prompt)
-{
-    const struct member *member = &engine->member;
-    const struct method_params *params = &sequence->params;
-    int max_rows[MODEL_MAX_LAYERS] = {0};
-    status st = chooser_begin(engine->chooser, sequence, prompt, sequence->n_prompt);
-
-    if (!st && params->method == METHOD_FASTGEN) {
-        size_t heads = (size_t)member_cache_heads(member, params).n;
-        sequence->policies = calloc((size_t)member->model->config.layers * heads, 1);
-        st = sequence->policies ? STATUS_OK
-                                : status_fail(STATUS_EXHAUSTED, "policies: out of memory");
-    }
-    if (!st && params->method == METHOD_STREAMINGLLM && params->pos_mode == POSITION_CACHE) {
-        count_rows(engine, sequence, max_rows);
-        st = ranked_begin(sequence, member, max_rows[0]);
-    }
-    return st;
-}
-
-static status open_cache(struct engine *engine, struct sequence *sequence)
-{
-    int max_rows[MODEL_MAX_LAYERS] = {0};
-
-    count_rows(engine, sequence, max_rows);
-    return kvcache_begin(engine->cache, sequence->slot,
-                         member_cache_heads(&engine->member, &sequence->params).n, max_rows);
-}
-
-static status begin_slot(struct engine *engine, const struct plan_begin *begin)
-{
-    status st;
-    struct sequence *sequence = find_slot(engine, begin->slot, SEQUENCE_FREE, &st);
-
-    if (!sequence) {
-        return st;
-    }
-    st = check_begin(engine, begin);
-    if (st) {
-        return st;
-    }
-    int32_t *prompt = malloc(begin->n_prompt * sizeof(*prompt));
-    if (!prompt) {
-        return status_fail(STATUS_EXHAUSTED, "slot %u: out of memory", begin->slot);
-    }
-    for (uint32_t i = 0; i < begin->n_prompt; i++) {
-        prompt[i] = (int32_t)begin->prompt[i];
-    }
-    *sequence = (struct sequence){
-        .state = SEQUENCE_PROMPT,
-        .slot = (int)begin->slot,
-        .params = begin->params,
-        .sampling = begin->sampling,
-        .trace = begin->trace,
-        .prompt = prompt,
-        .n_prompt = (int)begin->n_prompt,
-        .first_row = (int)begin->first_row,
-        .max_rows = (int)begin->max_rows,
-    };
-    st = sequence_own_lists(sequence);
-    if (!st) {
-        st = open_state(engine, sequence, prompt);
-    }
-    return st ? status_note(st, "slot %u", begin->slot) : open_cache(engine, sequence);
-}
-
-/* A live sequence with what `source`, whose prompt just ended, holds. */
-static status fork_slot(struct engine *engine, const struct plan_begin *begin,
-                        const struct sequence *source)
-{
-    status st;
-    struct sequence *fork = find_slot(engine, begin->slot, SEQUENCE_FREE, &st);
-
-    if (!fork) {
-        return st;
-    }
-    *fork = *source;
-    fork->slot = (int)begin->slot;
-    fork->sampling.sample = begin->sampling.sample;
-    fork->prompt = NULL;
-    fork->seen = NULL;
-    fork->ranked = NULL;
-    fork->policies = NULL;
-    fork->forked = true;
-    st = sequence_own_lists(fork);
-    if (!st) {
-        st = open_state(engine, fork, source->prompt);
-    }
-    if (!st && fork->policies) {
-        size_t heads = (size_t)member_cache_heads(&engine->member, &fork->params).n;
-        memcpy(fork->policies, source->policies,
-               (size_t)engine->member.model->config.layers * heads);
-    }
-    if (!st) {
-        st = kvcache_fork(engine->cache, source->slot, fork->slot);
-    }
-    engine->n_forked++;
-    return st ? status_note(st, "slot %u", begin->slot) : STATUS_OK;
 }
 
 /* Prompts. */
@@ -368,6 +168,10 @@ static status report_live(struct engine *engine, const struct sequence *sequence
         return STATUS_OK;
     }
     status st = evict_trace(&trace, &engine->member, engine->cache, sequence);
+    if (st == STATUS_EXHAUSTED) {
+        results_failed(&engine->results, sequence->slot);
+        return STATUS_OK;
+    }
     if (!st) {
         results_prompt_take(&engine->results, &live, trace);
     }
@@ -393,8 +197,11 @@ static status finish_prompt(struct engine *engine, struct sequence *sequence,
     /* All of them before any chooses: they begin alike. */
     for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
         if (forks(&plan->begin[i], sequence)) {
-            st = fork_slot(engine, &plan->begin[i], sequence);
+            st = engine_fork_slot(engine, &plan->begin[i], i, sequence);
         }
+    }
+    if (!st && has_forks(plan, sequence)) {
+        st = engine_settle_begins(engine, plan);
     }
     free(sequence->prompt);
     sequence->prompt = NULL;
@@ -402,7 +209,8 @@ static status finish_prompt(struct engine *engine, struct sequence *sequence,
         st = first_token(engine, sequence);
     }
     for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
-        if (forks(&plan->begin[i], sequence)) {
+        if (forks(&plan->begin[i], sequence) &&
+            engine->sequences[plan->begin[i].slot].state == SEQUENCE_LIVE) {
             st = first_token(engine, &engine->sequences[plan->begin[i].slot]);
         }
     }
@@ -414,8 +222,11 @@ static status advance_slot(struct engine *engine, const struct plan_advance *adv
 {
     bool done = false;
     status st;
-    struct sequence *sequence = find_slot(engine, advance->slot, SEQUENCE_PROMPT, &st);
 
+    if (engine_gave_up(engine, advance->slot)) {
+        return STATUS_OK;
+    }
+    struct sequence *sequence = engine_find_slot(engine, advance->slot, SEQUENCE_PROMPT, &st);
     if (!sequence) {
         return st;
     }
@@ -429,6 +240,9 @@ static status advance_slot(struct engine *engine, const struct plan_advance *adv
                                advance->slot, advance->slices);
         }
         st = prefill_slice(phase, &done);
+    }
+    if (sequence->lacks_memory) {
+        results_failed(&engine->results, sequence->slot);
     }
     return st || !done ? st : finish_prompt(engine, sequence, phase, plan);
 }
@@ -450,6 +264,7 @@ static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_
 {
     struct sequence *rows[PLAN_MAX_DECODE];
     bool seen[PLAN_MAX_SLOTS] = {false};
+    uint32_t n_rows = 0;
     status st = STATUS_OK;
 
     if (n > PLAN_MAX_DECODE) {
@@ -457,18 +272,22 @@ static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_
                            PLAN_MAX_DECODE);
     }
     for (uint32_t i = 0; i < n; i++) {
-        rows[i] = find_slot(engine, slots[i], SEQUENCE_LIVE, &st);
-        if (!rows[i]) {
+        if (engine_gave_up(engine, slots[i])) {
+            continue;
+        }
+        struct sequence *row = engine_find_slot(engine, slots[i], SEQUENCE_LIVE, &st);
+        if (!row) {
             return st;
         }
-        if (seen[slots[i]] || rows[i]->appended == rows[i]->max_rows) {
+        if (seen[slots[i]] || row->appended == row->max_rows) {
             return status_fail(STATUS_INTERNAL, "slot %u: decoded twice, or past its %d rows",
-                               slots[i], rows[i]->max_rows);
+                               slots[i], row->max_rows);
         }
         seen[slots[i]] = true;
+        rows[n_rows++] = row;
     }
-    for (uint32_t i = 0; !st && i < n; i += SCRATCH_DECODE_ROWS) {
-        uint32_t left = n - i;
+    for (uint32_t i = 0; !st && i < n_rows; i += SCRATCH_DECODE_ROWS) {
+        uint32_t left = n_rows - i;
         st = decode_batch(engine, rows + i,
                           left < SCRATCH_DECODE_ROWS ? (int)left : SCRATCH_DECODE_ROWS);
     }
@@ -486,7 +305,11 @@ static status apply_prompts(struct engine *engine, const struct plan *plan)
     engine->n_forked = 0;
     for (uint32_t i = 0; !st && i < plan->n_begin; i++) {
         n_forks += plan->begin[i].forks;
-        st = plan->begin[i].forks ? STATUS_OK : begin_slot(engine, &plan->begin[i]);
+        st = plan->begin[i].forks ? engine_begin_fork(engine, &plan->begin[i])
+                                  : engine_begin_slot(engine, &plan->begin[i], i);
+    }
+    if (!st && n_forks < plan->n_begin) {
+        st = engine_settle_begins(engine, plan);
     }
     for (uint32_t i = 0; !st && i < plan->n_advance; i++) {
         st = advance_slot(engine, &plan->advance[i], plan);
@@ -502,12 +325,12 @@ static status apply(struct engine *engine, const struct plan *plan)
 {
     status st = STATUS_OK;
 
-    if (plan->n_advance > PLAN_MAX_ADVANCE) {
-        return status_fail(STATUS_INTERNAL, "%u prompts to advance, the limit is %d",
-                           plan->n_advance, PLAN_MAX_ADVANCE);
+    if (plan->n_advance > PLAN_MAX_ADVANCE || plan->n_begin > PLAN_MAX_SLOTS) {
+        return status_fail(STATUS_INTERNAL, "%u prompts to advance and %u to begin, limits %d, %d",
+                           plan->n_advance, plan->n_begin, PLAN_MAX_ADVANCE, PLAN_MAX_SLOTS);
     }
     for (uint32_t i = 0; !st && i < plan->n_release; i++) {
-        st = release_slot(engine, plan->release[i]);
+        st = engine_release_slot(engine, plan->release[i]);
     }
     st = st ? st : apply_prompts(engine, plan);
     if (!st && plan->n_decode) {
@@ -550,6 +373,8 @@ status engine_step(struct engine *engine, const struct plan *plan, struct step_r
         .prompts = results->prompts,
         .n_logits = results->n_logits,
         .logits = results->logits,
+        .n_failed = results->n_failed,
+        .failed = results->failed,
         .collective_ms = times.waited,
         .exchange_ms = times.total,
         .scoring_ms = engine->member.scoring_ms,

@@ -7,6 +7,7 @@ struct penalties {
     struct member *member;
     float *logits;          /* (OP_MAX_DECODE_ROWS, vocabulary rows): penalized */
     struct penalty *device; /* (OP_MAX_DECODE_ROWS) */
+    uint32_t *seen;         /* (PLAN_MAX_SLOTS, vocabulary rows): each slot's own */
     uint32_t *host_seen;    /* (vocabulary rows) */
 };
 
@@ -15,9 +16,15 @@ static size_t logits_bytes(const struct model *model)
     return (size_t)OP_MAX_DECODE_ROWS * (size_t)model->split.vocab_rows * sizeof(float);
 }
 
+static size_t seen_bytes(const struct model *model)
+{
+    return (size_t)model->split.vocab_rows * sizeof(uint32_t);
+}
+
 uint64_t penalties_bytes(const struct model *model)
 {
-    return logits_bytes(model) + OP_MAX_DECODE_ROWS * sizeof(struct penalty);
+    return logits_bytes(model) + PLAN_MAX_SLOTS * seen_bytes(model) +
+           OP_MAX_DECODE_ROWS * sizeof(struct penalty);
 }
 
 status penalties_create(struct penalties **out, struct member *member)
@@ -25,6 +32,7 @@ status penalties_create(struct penalties **out, struct member *member)
     struct penalties *penalties = calloc(1, sizeof(*penalties));
     void *logits = NULL;
     void *device = NULL;
+    void *seen = NULL;
 
     if (!penalties) {
         return status_fail(STATUS_EXHAUSTED, "penalties: out of memory");
@@ -41,6 +49,11 @@ status penalties_create(struct penalties **out, struct member *member)
         st = device_alloc(member->dev, &device, OP_MAX_DECODE_ROWS * sizeof(*penalties->device),
                           "penalties");
     }
+    if (!st) {
+        st = device_alloc(member->dev, &seen, PLAN_MAX_SLOTS * seen_bytes(member->model),
+                          "tokens that sequences have seen");
+    }
+    penalties->seen = seen;
     penalties->logits = logits;
     penalties->device = device;
     if (st) {
@@ -55,6 +68,7 @@ void penalties_destroy(struct penalties *penalties)
 {
     if (penalties) {
         device_free(penalties->member->dev, penalties->logits);
+        device_free(penalties->member->dev, penalties->seen);
         device_free(penalties->member->dev, penalties->device);
         free(penalties->host_seen);
         free(penalties);
@@ -71,16 +85,11 @@ status penalties_begin(struct penalties *penalties, struct sequence *sequence,
                        const int32_t *prompt, int n)
 {
     const struct split *split = &penalties->member->model->split;
-    size_t bytes = (size_t)split->vocab_rows * sizeof(*penalties->host_seen);
-    void *seen = NULL;
+    size_t bytes = seen_bytes(penalties->member->model);
+    uint32_t *seen = penalties->seen + (size_t)sequence->slot * (size_t)split->vocab_rows;
 
     if (!has_penalties(&sequence->sampling)) {
         return STATUS_OK;
-    }
-    status st =
-        device_alloc(penalties->member->dev, &seen, bytes, "tokens that a sequence has seen");
-    if (st) {
-        return st;
     }
     sequence->seen = seen;
     memset(penalties->host_seen, 0, bytes);

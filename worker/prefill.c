@@ -64,7 +64,7 @@ static status copy_raw_keys(const struct prompt_phase *phase, const struct slice
                                                                       phase_act_bytes(member),
                                     .x = member->scratch->k,
                                     .row_stride = head_dim,
-                                    .head_stride = (size_t)slice->rows * head_dim,
+                                    .head_stride = phase_kv_stride(member),
                                     .rows = slice->end - slice->begin,
                                     .heads = member->model->split.kv_heads,
                                     .head_dim = (int)head_dim,

@@ -50,6 +50,15 @@ static void to_positions(const struct prompt_phase *phase, int32_t *list, int n)
     }
 }
 
+/* Without memory for its trace a prompt is read on, like on the ranks that have it, and its request
+ * fails. */
+static void lose_trace(struct prompt_phase *phase)
+{
+    trace_destroy(phase->trace);
+    phase->trace = NULL;
+    phase->sequence->lacks_memory = true;
+}
+
 /* The rows that cache head `head` keeps go to the cache. */
 static status store_head(struct prompt_phase *phase, int layer, int head,
                          const struct policy_choice *choice)
@@ -73,9 +82,7 @@ static status store_head(struct prompt_phase *phase, int layer, int head,
         rows.positions = kept;
     }
     if (phase->raw_k) {
-        rows.k = (const char *)phase->raw_k +
-                 (size_t)(head / heads.sharing) * (size_t)phase->sequence->n_prompt *
-                     (size_t)member->model->config.head_dim * phase_act_bytes(member);
+        rows.k = (const char *)phase->raw_k + offset;
     }
     st = kvcache_store(phase->cache, phase->sequence->slot, layer, head, &rows);
     if (!st && choice->mass) {
@@ -92,8 +99,10 @@ static status store_head(struct prompt_phase *phase, int layer, int head,
             choice->policies[head];
     }
     if (!st && phase->trace && heads.speaks) {
-        st = trace_head(phase->trace, layer, heads.first + head, rows.positions, rows.n);
-        if (!st && phase->sequence->policies) {
+        status lost = trace_head(phase->trace, layer, heads.first + head, rows.positions, rows.n);
+        if (lost) {
+            lose_trace(phase);
+        } else if (phase->sequence->policies) {
             trace_policy(phase->trace, choice->policies[head]);
         }
     }
@@ -126,7 +135,7 @@ static status take_chosen(struct prompt_phase *phase, const struct slice *slice,
                           slice->chosen, sizeof(int32_t));
 }
 
-static status note_propagated(struct prompt_phase *phase, const struct policy_choice *choice)
+static void note_propagated(struct prompt_phase *phase, const struct policy_choice *choice)
 {
     struct member *member = phase->member;
     int32_t *list = phase->host_list;
@@ -134,9 +143,10 @@ static status note_propagated(struct prompt_phase *phase, const struct policy_ch
     to_positions(phase, list, choice->n_propagated);
     member->shared_hash = member_hash(member->shared_hash, list, choice->n_propagated);
     if (phase->trace && comm_rank(member->comm) == 0 && !phase->policy->sums_rows) {
-        return trace_propagated(phase->trace, list, choice->n_propagated);
+        if (trace_propagated(phase->trace, list, choice->n_propagated)) {
+            lose_trace(phase);
+        }
     }
-    return STATUS_OK;
 }
 
 /* The chosen rows will be at the front, so their positions come there too: of those that go on, as
@@ -174,7 +184,7 @@ status prefill_choose(struct prompt_phase *phase, const struct slice *slice)
         st = store_head(phase, slice->layer, head, &choice);
     }
     if (!st && choice.propagated) {
-        st = note_propagated(phase, &choice);
+        note_propagated(phase, &choice);
     }
     if (!st && slice->chosen < slice->rows) {
         st = take_chosen(phase, slice, &choice);
@@ -198,7 +208,7 @@ status prefill_filter(struct prompt_phase *phase, const struct slice *slice)
         st = fetch_choice(phase, &choice, 0);
     }
     if (!st) {
-        st = note_propagated(phase, &choice);
+        note_propagated(phase, &choice);
     }
     if (!st) {
         st = op_gather_rows(member->dev, phase->next_positions, phase->ids, phase->chosen,

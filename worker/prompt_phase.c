@@ -13,6 +13,7 @@ void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows,
     *hidden = rows * (size_t)model->config.hidden * sizeof(float);
     *layer_kv = 2 * rows * phase_key_elements(model) * dtype_bytes(dtype);
     *rest = 5 * rows * sizeof(int32_t);
+    *rest += rows * phase_key_elements(model) * dtype_bytes(dtype); /* keys before rotation */
     *rest += (size_t)PLAN_MAX_PROMPTS * SLICE_WINDOW_ROWS * phase_query_elements(model) *
              dtype_bytes(dtype);
     *rest += columns_bytes(model, prompt_rows);
@@ -38,6 +39,7 @@ static status allocate(struct prompt_memory *memory, struct member *member)
          "residual stream"},
         {&memory->k, keys, "keys of a layer"},
         {&memory->v, keys, "values of a layer"},
+        {&memory->raw_k, keys, "keys before rotation"},
         {&memory->sums, list, "sums of scores"},
         {&memory->ids, list, "prompt"},
         {&memory->positions, list, "positions"},
@@ -108,6 +110,7 @@ void prefill_destroy(struct prompt_phases *all)
     device_free(dev, memory->residual);
     device_free(dev, memory->k);
     device_free(dev, memory->v);
+    device_free(dev, memory->raw_k);
     device_free(dev, memory->sums);
     device_free(dev, memory->ids);
     device_free(dev, memory->positions);
@@ -166,6 +169,7 @@ static void take_rows(struct prompt_phase *phase, const struct prompt_memory *me
     phase->residual = memory->residual + first * (size_t)member->model->config.hidden;
     phase->k = (char *)memory->k + keys;
     phase->v = (char *)memory->v + keys;
+    phase->raw_k = sequence->ranked ? (char *)memory->raw_k + keys : NULL;
     phase->sums = memory->sums + first;
     phase->ids = memory->ids + first;
     phase->positions = memory->positions + first;
@@ -197,16 +201,8 @@ static status begin(struct prompt_phase *phase)
     if (!st) {
         st = device_upload(member->dev, phase->positions, phase->host_positions, list);
     }
-    if (!st && sequence->ranked) {
-        st = device_alloc(member->dev, &phase->raw_k,
-                          (size_t)sequence->n_prompt * phase_key_elements(member->model) *
-                              phase_act_bytes(member),
-                          "keys before rotation");
-    }
-    if (!st && (sequence->trace & TRACE_SELECTED)) {
-        st = trace_create(&phase->trace, config->layers,
-                          member_cache_heads(member, &sequence->params).n);
-    }
+    phase->trace = sequence->selected;
+    sequence->selected = NULL;
     return st;
 }
 
@@ -231,8 +227,6 @@ status prefill_begin(struct prompt_phases *all, struct sequence *sequence,
 void prefill_end(struct prompt_phase *phase)
 {
     flight_forget(phase);
-    device_free(phase->member->dev, phase->raw_k);
-    phase->raw_k = NULL;
     trace_destroy(phase->trace);
     phase->trace = NULL;
     phase->sequence = NULL;

@@ -5,12 +5,6 @@ static size_t row_bytes(const struct member *member)
     return (size_t)member->model->config.head_dim * dtype_bytes(device_dtype(member->dev));
 }
 
-status ranked_begin(struct sequence *sequence, const struct member *member, int rows)
-{
-    return device_alloc(member->dev, &sequence->ranked, 2 * (size_t)rows * row_bytes(member),
-                        "keys by rank");
-}
-
 int ranked_newest(const struct kvcache *cache, const struct sequence *sequence)
 {
     return kvcache_rows(cache, sequence->slot, 0, 0) - 1;
@@ -60,7 +54,7 @@ static status attend_head(struct member *member, const struct kvcache *cache,
                           const struct decode_attention *one)
 {
     int rows = kvcache_rows(cache, sequence->slot, layer, head);
-    void *k = sequence->ranked;
+    void *k = member->scratch->ranked;
     void *v = (char *)k + (size_t)rows * row_bytes(member);
     const struct kv_pool pool = {.k = k, .v = v, .page_rows = rows, .head_dim = one->head_dim};
     struct decode_attention attention = *one;

@@ -15,6 +15,18 @@ void results_reset(struct results *results)
     results->n_found = 0;
     results->n_prompts = 0;
     results->n_logits = 0;
+    results->n_failed = 0;
+}
+
+void results_failed(struct results *results, int slot)
+{
+    for (uint32_t i = 0; i < results->n_failed; i++) {
+        if (results->failed[i] == (uint32_t)slot) {
+            return;
+        }
+    }
+    assert(results->n_failed < RESULTS_MAX);
+    results->failed[results->n_failed++] = (uint32_t)slot;
 }
 
 struct logprobs_found *results_found(struct results *results)

@@ -18,8 +18,13 @@ struct results {
     struct result_prompt prompts[RESULTS_MAX];
     struct trace *traces[RESULTS_MAX]; /* behind the prompts; NULL where not asked for */
     struct result_logits logits[RESULTS_MAX];
-    uint32_t n_tokens, n_found, n_prompts, n_logits;
+    uint32_t failed[RESULTS_MAX]; /* slots */
+    uint32_t n_tokens, n_found, n_prompts, n_logits, n_failed;
 };
+
+/* This rank has no memory for what the slot needs beside its pages; a second time changes nothing.
+ */
+void results_failed(struct results *results, int slot);
 
 void results_reset(struct results *results);
 

@@ -55,6 +55,7 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
         {&s->wide_k, SCRATCH_DECODE_ROWS * query, act, "keys by query head"},
         {&s->wide_v, SCRATCH_DECODE_ROWS * query, act, "values by query head"},
         {&s->attended, SLICE_ROWS * query, act, "attention rows"},
+        {&s->ranked, 2 * context * (size_t)model->config.head_dim, act, "keys by rank"},
         {&s->lse, SLICE_ROWS * (size_t)split->query_heads, sizeof(float), "normalisers"},
         {&s->gate, SLICE_ROWS * mlp, act, "MLP gate rows"},
         {&s->up, SLICE_ROWS * mlp, act, "MLP rows"},

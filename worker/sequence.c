@@ -56,5 +56,6 @@ void sequence_fini(struct sequence *sequence)
     free((void *)sequence->params.fg_special_ids);
     free((void *)sequence->params.fg_punct_ids);
     free(sequence->policies);
+    trace_destroy(sequence->selected);
     *sequence = (struct sequence){0};
 }

@@ -7,12 +7,13 @@
 #ifndef WORKER_SEQUENCE_H
 #define WORKER_SEQUENCE_H
 
-#include "common/plan.h"
+#include "worker/trace.h"
 
 enum sequence_state {
     SEQUENCE_FREE,
     SEQUENCE_PROMPT, /* waiting for, or in, its prompt phase */
     SEQUENCE_LIVE,   /* decodes */
+    SEQUENCE_FAILED, /* some rank lacked the memory to begin it: plans pass it over */
 };
 
 struct sequence {
@@ -23,15 +24,17 @@ struct sequence {
     uint32_t trace;  /* of enum trace_flag */
     int32_t *prompt; /* (n_prompt) */
     int n_prompt;
-    int first_row;     /* of the prompt memory */
-    int max_rows;      /* that decode may append */
-    int appended;      /* of these */
-    int32_t token;     /* chosen last, not yet fed back */
-    uint32_t n_chosen; /* tokens chosen so far: the draw's step */
-    uint32_t *seen;    /* device memory, penalties.h; NULL: no penalties */
-    void *ranked;      /* device memory, ranked.h; NULL: not needed */
-    bool forked;       /* its prompt is another's, which reported it */
-    uint8_t *policies; /* FASTGEN: (layers, cache heads) of enum fastgen_policy; else NULL */
+    int first_row;          /* of the prompt memory */
+    int max_rows;           /* that decode may append */
+    int appended;           /* of these */
+    int32_t token;          /* chosen last, not yet fed back */
+    uint32_t n_chosen;      /* tokens chosen so far: the draw's step */
+    uint32_t *seen;         /* on the device, of penalties.h; NULL: no penalties */
+    bool ranked;            /* its keys are stored before RoPE: ranked.h */
+    bool forked;            /* its prompt is another's, which reported it */
+    uint8_t *policies;      /* FASTGEN: (layers, cache heads) of enum fastgen_policy; else NULL */
+    struct trace *selected; /* until its prompt phase begins; NULL: not asked for */
+    bool lacks_memory;      /* for what it reports; computing goes on */
 };
 
 /* Copies the lists of the parameters, which are borrowed from a plan until then; lists of token

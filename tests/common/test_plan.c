@@ -199,6 +199,8 @@ static void test_a_result_survives_the_wire(void **state)
                                  .compute_ms = 1.5,
                                  .collective_ms = 0.5,
                                  .scoring_ms = 0.25,
+                                 .n_failed = 2,
+                                 .failed = (const uint32_t[]){4, 1023},
                                  .decode_ms = 0.75,
                                  .kv_bytes_used = 99,
                                  .index_hash = 0xfeedfacecafebeefULL};
@@ -220,6 +222,7 @@ static void test_a_result_survives_the_wire(void **state)
     CHECK(back.prompts[0].tokens_in[2] == 3 && back.prompts[0].kv_rows == 11);
     CHECK(back.prompts[0].shared_pages == 5);
     CHECK(back.n_logits == 1 && back.logits[0].prompt && back.logits[0].values[1] == -1.0F);
+    CHECK(back.n_failed == 2 && back.failed[0] == 4 && back.failed[1] == 1023);
     CHECK(back.index_hash == 0xfeedfacecafebeefULL && back.kv_bytes_used == 99);
     step_result_free(&back);
     free(data);

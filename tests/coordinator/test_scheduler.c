@@ -678,6 +678,48 @@ static void test_results_that_make_no_sense_are_errors(void **state)
     scheduler_close(scheduler);
 }
 
+static void test_a_rank_without_memory_fails_one_request_only(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    const struct failure failure = {.code = STATUS_EXHAUSTED, .text = "no memory"};
+    struct request request = make(1, 10, 50);
+    struct step_result nothing = {0};
+    struct seen seen;
+    struct plan plan;
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &request, &seen, &retry));
+    for (nothing.number = 1; nothing.number <= 4; nothing.number++) {
+        plan = next(scheduler);
+        CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2));
+    }
+    plan = next(scheduler); /* chooses the first token */
+    uint32_t slot = plan.advance[0].slot;
+    plan = next(scheduler);
+    CHECK(plan.n_decode == 1);
+    scheduler_lacks_memory(scheduler, 0, slot + 1, 5, &failure); /* nobody's */
+    CHECK(!seen.ended);
+    scheduler_lacks_memory(scheduler, 0, slot, 5, &failure);
+    CHECK(seen.ended && seen.failure.code == STATUS_EXHAUSTED && seen.dones == 0);
+    CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2)); /* without the tokens of both plans */
+    nothing.number = 6;
+    CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2));
+    plan = next(scheduler);
+    CHECK(plan.number == 7 && plan.n_release == 1 && plan.release[0] == slot);
+    CHECK(scheduler_pages_free(scheduler, 0, 0) == 1000);
+    CHECK_OK(submit(scheduler, &request, &seen, &retry)); /* the group goes on */
+    nothing.number = 7;
+    CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2));
+    for (nothing.number = 8; nothing.number <= 11; nothing.number++) {
+        plan = next(scheduler);
+        CHECK_OK(scheduler_result(scheduler, 0, &nothing, 2));
+    }
+    plan = next(scheduler);
+    CHECK_FAILS(scheduler_result(scheduler, 0, &nothing, 2), STATUS_INTERNAL, "with 0 tokens");
+    scheduler_close(scheduler);
+}
+
 static void test_an_abort_keeps_what_there_is(void **state)
 {
     struct scheduler *scheduler = open_one(1000, 10);
@@ -713,6 +755,7 @@ int main(void)
         cmocka_unit_test(test_priority_orders_the_queue_and_ages),
         cmocka_unit_test(test_deadlines_pass_in_the_queue_and_in_prefill),
         cmocka_unit_test(test_results_that_make_no_sense_are_errors),
+        cmocka_unit_test(test_a_rank_without_memory_fails_one_request_only),
         cmocka_unit_test(test_an_abort_keeps_what_there_is),
     };
 
