@@ -51,7 +51,6 @@ def load(model, tokens, new, batch=1, peers=PEERS, methods=("FULL",), seconds=No
 
 def all_cells():
     """Short loads first: each group answers one line of the goals or more."""
-    flash = ("llama.cpp flash",)
     cells = []
     cells += load("1B", 2048, 32, seconds=(12, 25))
     cells += load("1B", 16, 64, seconds=(10, 20))
@@ -74,7 +73,7 @@ def all_cells():
     cells += load("160M", 131072, 64, seconds=(700, 0), methods=("FASTKV", "FULL"), peers=(),
                   rounds=1, long=True)
     cells += load("1B", 32768, 256, seconds=(250, 700), methods=("FULL", "FASTKV"), rounds=1,
-                  long=True, peers=("transformers", "vLLM", *flash))
+                  long=True, peers=("transformers", "vLLM", "llama.cpp flash"))
     cells += load("160M", 32768, 64, batch=32, seconds=(1500, 0), methods=("FULL", "FASTKV"),
                   peers=(), rounds=1, long=True)
     return cells

@@ -3,7 +3,7 @@ import statistics
 from dataclasses import dataclass
 
 from . import machine
-from .cells import PEERS
+from .cells import PEERS, all_cells
 from .shapes import Size
 
 LLAMACPP = ("llama.cpp", "llama.cpp flash")
@@ -63,11 +63,15 @@ class Results:
         return statistics.median(values) if values else None
 
     def loads(self):
-        """(model, tokens, new, batch) in the order in which they were first measured."""
-        return list(dict.fromkeys(name[:4] for name in self.found))
+        """(model, tokens, new, batch) of what was measured, in the order of the cells."""
+        order = [(c.model, c.tokens, c.new, c.batch) for c in all_cells()]
+        found = {name[:4] for name in self.found}
+        return [load for load in dict.fromkeys(order) if load in found]
 
     def engines(self, load):
-        return [name[4] for name in self.found if name[:4] == load]
+        """winnow first."""
+        names = [name[4] for name in self.found if name[:4] == load]
+        return sorted(names, key=lambda name: (not name.startswith("winnow"), name))
 
     def best(self, load, name, peers=PEERS, most=True):
         values = [v for v in (self.median(load, p, name) for p in peers) if v is not None]
