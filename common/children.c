@@ -297,6 +297,16 @@ static void signal_all(const struct children *children, int signal)
     }
 }
 
+void children_ask(const struct children *children)
+{
+    signal_all(children, SIGTERM);
+}
+
+bool children_ended(struct children *children)
+{
+    return all_dead(children);
+}
+
 void children_close(struct children *children)
 {
     const struct timespec pause = {.tv_nsec = 10 * 1000000L};

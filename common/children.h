@@ -48,6 +48,9 @@ bool children_cause(struct children *children, int64_t pid, char *out, size_t ou
 void children_kill(const struct children *children, int64_t pid);
 /* A child ended itself with a failure: *number says which.  Then nothing can mend it. */
 bool children_gave_up(const struct children *children, int *number);
+/* Asks all children to end, which are then not started again; true from when they have. */
+void children_ask(const struct children *children);
+bool children_ended(struct children *children);
 /* Ends all children and waits for them.  NULL is fine. */
 void children_close(struct children *children);
 

@@ -21,6 +21,7 @@ enum worker_field {
     WORKER_BEAT = 5,
     WORKER_FAULT = 6,
     WORKER_BYE = 7,
+    WORKER_DRAIN = 8,
 };
 enum coordinator_field {
     COORDINATOR_ASSIGN = 1,

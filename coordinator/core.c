@@ -171,6 +171,13 @@ static void on_group_ready(void *context, uint32_t group, uint64_t epoch,
     }
 }
 
+static void on_group_drain(void *context, uint32_t group, const struct failure *cause)
+{
+    struct core *core = context;
+
+    scheduler_group_drain(core->scheduler, group, cause, core->now);
+}
+
 static void on_group_lost(void *context, uint32_t group, const struct failure *failure)
 {
     struct core *core = context;
@@ -246,8 +253,19 @@ static void look_at_queue(struct core *core)
                                        });
 }
 
+/* Groups whose workers were told to stop, and that have nothing left to do. */
+static void end_drained(struct core *core)
+{
+    for (uint32_t i = 0; i < fleet_groups(core->fleet); i++) {
+        if (fleet_is_draining(core->fleet, i) && scheduler_group_running(core->scheduler, i) == 0) {
+            fleet_drained(core->fleet, i, core->now);
+        }
+    }
+}
+
 void core_settle(struct core *core)
 {
+    end_drained(core);
     send_plans(core);
     while (core->broken) {
         core->broken = false;
@@ -362,6 +380,7 @@ static void take_epoch_message(struct core *core, struct fleet_worker *worker,
     case MESSAGE_HELLO:
     case MESSAGE_BEAT:
     case MESSAGE_BYE:
+    case MESSAGE_DRAIN:
         break;
     }
 }
@@ -380,6 +399,8 @@ static status take_message(struct core *core, struct dispatch_peer *peer,
     if (message->kind == MESSAGE_BYE) {
         dispatch_set_worker(peer, NULL);
         fleet_gone(core->fleet, worker, "was told to stop", core->now);
+    } else if (message->kind == MESSAGE_DRAIN) {
+        fleet_drain(core->fleet, worker, core->now);
     } else if (message->kind == MESSAGE_BEAT) {
         fleet_beat(core->fleet, worker, &message->beat, core->now);
     } else if (fleet_heard(core->fleet, worker, message->epoch, core->now)) {
@@ -491,7 +512,8 @@ static status open_fleet(struct core *core)
         .max_context = config->max_context,
         .check_selection = config->check_selection,
         .heartbeat_timeout_ms = config->heartbeat_timeout_ms ? config->heartbeat_timeout_ms : 5000,
-        .sink = {on_assign, on_store, on_leave, on_dismiss, on_group_ready, on_group_lost, core},
+        .sink = {on_assign, on_store, on_leave, on_dismiss, on_group_ready, on_group_drain,
+                 on_group_lost, core},
     };
 
     return fleet_open(&core->fleet, &fleet);

@@ -363,7 +363,7 @@ status worker_message_open(struct worker_message *out, const uint8_t *data, size
         [WORKER_HELLO] = MESSAGE_HELLO, [WORKER_READY] = MESSAGE_READY,
         [WORKER_STORE] = MESSAGE_STORE, [WORKER_RESULT] = MESSAGE_RESULT,
         [WORKER_BEAT] = MESSAGE_BEAT,   [WORKER_FAULT] = MESSAGE_FAULT,
-        [WORKER_BYE] = MESSAGE_BYE,
+        [WORKER_BYE] = MESSAGE_BYE,     [WORKER_DRAIN] = MESSAGE_DRAIN,
     };
     const uint8_t *payload;
     size_t n;
@@ -374,7 +374,7 @@ status worker_message_open(struct worker_message *out, const uint8_t *data, size
     if (st) {
         return st;
     }
-    if (field < WORKER_HELLO || field > WORKER_BYE) {
+    if (field < WORKER_HELLO || field > WORKER_DRAIN) {
         return status_fail(STATUS_INVALID, "a worker's message of unknown kind %d", field);
     }
     out->kind = kinds[field];
@@ -390,6 +390,7 @@ status worker_message_open(struct worker_message *out, const uint8_t *data, size
     case MESSAGE_FAULT:
         return open_fault(out, payload, n);
     case MESSAGE_BYE:
+    case MESSAGE_DRAIN:
         return STATUS_OK;
     case MESSAGE_RESULT:
         break;

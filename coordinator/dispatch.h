@@ -62,11 +62,12 @@ enum worker_message_kind {
     MESSAGE_BEAT,
     MESSAGE_FAULT,
     MESSAGE_BYE,
+    MESSAGE_DRAIN,
 };
 
 struct worker_message {
     enum worker_message_kind kind;
-    uint64_t epoch; /* of all but a hello and a bye */
+    uint64_t epoch; /* of all but a hello, a bye and a drain */
     struct fleet_hello hello;
     struct fleet_ready ready;
     struct fleet_beat beat;

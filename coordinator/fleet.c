@@ -16,6 +16,7 @@ struct fleet_worker {
     struct link link; /* in fleet.workers */
     struct link wait; /* in fleet.waiting while it has no seat */
     bool seated;
+    bool leaving; /* it was told to stop */
     uint32_t group, rank;
     bool is_ready; /* in this epoch */
     double heard_ms;
@@ -35,6 +36,7 @@ struct fleet_group {
     uint32_t n_seated, n_ready;
     uint64_t epoch; /* 0: not formed */
     bool ready;
+    bool draining;
     bool failed; /* since it was last ready or formed */
     double ready_ms;
     double retry_ms; /* not formed again before */
@@ -120,6 +122,9 @@ static bool may_sit(const struct fleet *fleet, const struct fleet_worker *worker
 {
     const struct seat *seats = fleet->groups[index].seats;
 
+    if (worker->leaving) {
+        return false;
+    }
     for (int r = 0; r < fleet->config.ranks; r++) {
         if (seats[r].worker && strcmp(seats[r].worker->hello.cohort, worker->hello.cohort) != 0) {
             return false;
@@ -303,6 +308,17 @@ static const struct failure *describe(struct fleet *fleet, const struct fleet_wo
     return &fleet->scratch;
 }
 
+/* Who was told to stop gives its seat up, and stops when it is told to leave. */
+static void let_go(struct fleet *fleet, uint32_t index)
+{
+    for (int rank = 0; rank < fleet->config.ranks; rank++) {
+        struct fleet_worker *worker = fleet->groups[index].seats[rank].worker;
+        if (worker && worker->leaving) {
+            stand_up(fleet, worker);
+        }
+    }
+}
+
 /* The epoch is over: whoever is still there leaves it. */
 static void end_epoch(struct fleet *fleet, uint32_t index, const struct failure *failure,
                       double now)
@@ -317,6 +333,7 @@ static void end_epoch(struct fleet *fleet, uint32_t index, const struct failure 
     }
     group->epoch = 0;
     group->ready = false;
+    group->draining = false;
     group->failed = true;
     group->suspected = false;
     for (int rank = 0; rank < fleet->config.ranks; rank++) {
@@ -327,6 +344,7 @@ static void end_epoch(struct fleet *fleet, uint32_t index, const struct failure 
             sink->leave(sink->context, worker->peer, epoch);
         }
     }
+    let_go(fleet, index);
     log_warn("fleet: group lost group=%u epoch=%" PRIu64 " cause=\"%s\"", index, epoch,
              failure->text);
     if (was_ready) {
@@ -367,6 +385,56 @@ void fleet_gone(struct fleet *fleet, struct fleet_worker *worker, const char *ca
 {
     remove_worker(fleet, worker, cause, now);
     settle(fleet, now);
+}
+
+static void end_drain(struct fleet *fleet, uint32_t index, const struct failure *cause, double now)
+{
+    end_epoch(fleet, index, cause, now);
+    fleet->groups[index].failed = false; /* nobody is missed */
+    settle(fleet, now);
+}
+
+void fleet_drain(struct fleet *fleet, struct fleet_worker *worker, double now)
+{
+    const struct fleet_sink *sink = &fleet->config.sink;
+    struct failure cause = *describe(fleet, worker, "was told to stop");
+    struct fleet_group *group = worker->seated ? group_of(fleet, worker) : NULL;
+
+    if (worker->leaving) {
+        return;
+    }
+    worker->leaving = true;
+    log_info("fleet: worker drains host=%s process=%u", worker->hello.host, worker->hello.process);
+    if (group && group->ready) {
+        if (!group->draining) {
+            group->draining = true;
+            sink->drain(sink->context, worker->group, &cause);
+        }
+    } else if (group && group->epoch) {
+        end_drain(fleet, worker->group, &cause, now);
+    } else {
+        stand_up(fleet, worker);
+        sink->leave(sink->context, worker->peer, 0);
+    }
+}
+
+bool fleet_is_draining(const struct fleet *fleet, uint32_t index)
+{
+    return fleet->groups[index].draining;
+}
+
+void fleet_drained(struct fleet *fleet, uint32_t index, double now)
+{
+    const struct fleet_group *group = &fleet->groups[index];
+    struct failure cause = {.code = STATUS_UNAVAILABLE};
+
+    assert(group->draining);
+    for (int rank = 0; rank < fleet->config.ranks; rank++) {
+        if (group->seats[rank].worker->leaving) {
+            cause = *describe(fleet, group->seats[rank].worker, "was told to stop");
+        }
+    }
+    end_drain(fleet, index, &cause, now);
 }
 
 /* ---- what workers say ---- */
@@ -621,7 +689,7 @@ void fleet_group_status(const struct fleet *fleet, uint32_t index, struct group_
     *out = (struct group_status){.group = index, .epoch = group->epoch, .workers = workers};
     out->state = GROUP_FORMING;
     if (group->ready) {
-        out->state = GROUP_READY;
+        out->state = group->draining ? GROUP_DRAINING : GROUP_READY;
     } else if (group->failed && !group->epoch) {
         out->state = GROUP_FAILED;
     }

@@ -82,6 +82,8 @@ struct fleet_sink {
     /* All ranks of the group are ready: `ranks` is what each said. */
     void (*ready)(void *context, uint32_t group, uint64_t epoch,
                   const struct fleet_ready *const *ranks);
+    /* A group that is ready takes no more work: fleet_drained() is due when it has none. */
+    void (*drain)(void *context, uint32_t group, const struct failure *cause);
     /* A group that was ready is not any more. */
     void (*lost)(void *context, uint32_t group, const struct failure *failure);
     void *context;
@@ -109,6 +111,12 @@ status fleet_join(struct fleet *fleet, struct fleet_worker **out, void *peer,
                   const struct fleet_hello *hello, double now);
 /* The stream ended: `cause` completes "rank 1 of group 0 (host, process 7) ...". */
 void fleet_gone(struct fleet *fleet, struct fleet_worker *worker, const char *cause, double now);
+
+/* The worker was told to stop.  A ready group drains first; from any other it is let go at once. */
+void fleet_drain(struct fleet *fleet, struct fleet_worker *worker, double now);
+bool fleet_is_draining(const struct fleet *fleet, uint32_t index);
+/* Nothing runs in the draining group any more: its epoch is over, and who was told to stop goes. */
+void fleet_drained(struct fleet *fleet, uint32_t index, double now);
 
 /* Any message of a worker shows that it lives.  False: it is of another epoch, drop it. */
 bool fleet_heard(struct fleet *fleet, struct fleet_worker *worker, uint64_t epoch, double now);

@@ -47,6 +47,7 @@ static void make_arguments(struct arguments *out, const struct service_local *co
     if (config->threads > 0) {
         add_number(out, 1, "--threads", config->threads);
     }
+    add(out, "--drain-timeout-ms", "0"); /* we drain, they do as they are told */
     add(out, "--log-format", config->log_json ? "json" : "text");
     /* The environment may set these for the coordinator: its ports are taken. */
     add(out, "--http", "");

@@ -92,6 +92,10 @@ uint32_t scheduler_fail_all(struct scheduler *s, const struct failure *failure);
 /* The group was not ready before.  INVALID: its numbers make no sense. */
 status scheduler_group_ready(struct scheduler *s, uint32_t index,
                              const struct group_capacity *capacity, double now);
+/* A ready group gets no more jobs; `cause` says why, to who waits for one in vain.  What runs there
+ * goes on. */
+void scheduler_group_drain(struct scheduler *s, uint32_t index, const struct failure *cause,
+                           double now);
 /* What runs there runs again elsewhere, or fails if it has a token or ran too often already. */
 void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct failure *failure,
                           double now);

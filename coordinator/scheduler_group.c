@@ -23,11 +23,16 @@ static uint64_t head_pages(const struct scheduler *s, const uint32_t *pages)
     return least;
 }
 
+bool group_takes_jobs(const struct group *group)
+{
+    return group->ready && !group->draining;
+}
+
 /* The group may have a plan to send, and its place among the open groups may have moved. */
 void group_changed(struct scheduler *s, struct group *group)
 {
     heap_remove(&s->open, &group->open);
-    if (group->ready && group->n_prompts < PLAN_MAX_PROMPTS && group->n_free_slots > 0) {
+    if (group_takes_jobs(group) && group->n_prompts < PLAN_MAX_PROMPTS && group->n_free_slots > 0) {
         group->open.key = -(int64_t)head_pages(s, group->free);
         group->open.tie = group->index;
         heap_insert(&s->open, &group->open);
@@ -97,7 +102,7 @@ bool job_can_ever_fit(struct scheduler *s, struct job *job)
         found = pages_of_samples(&job->worst, job->request->n_samples) <= s->best_pages;
     }
     for (uint32_t i = 0; !goes_by_kv_head(job) && i < s->config.n_groups && !found; i++) {
-        found = s->groups[i].ready && fits(s, job, s->groups[i].pages);
+        found = group_takes_jobs(&s->groups[i]) && fits(s, job, s->groups[i].pages);
     }
     if (found) {
         job->fits_checked = s->generation;
@@ -281,7 +286,7 @@ status job_never_fits(const struct scheduler *s, const struct job *job)
 
     for (uint32_t i = 0; i < s->config.n_groups; i++) {
         const struct group *group = &s->groups[i];
-        if (group->ready && (!best || head_pages(s, group->pages) > most)) {
+        if (group_takes_jobs(group) && (!best || head_pages(s, group->pages) > most)) {
             best = group;
             most = head_pages(s, group->pages);
         }
@@ -310,7 +315,7 @@ static void find_best(struct scheduler *s)
     s->best_pages = 0;
     s->generation++;
     for (uint32_t i = 0; i < s->config.n_groups; i++) {
-        if (s->groups[i].ready) {
+        if (group_takes_jobs(&s->groups[i])) {
             uint64_t pages = head_pages(s, s->groups[i].pages);
             s->best_pages = pages > s->best_pages ? pages : s->best_pages;
         }
@@ -378,11 +383,30 @@ status scheduler_group_ready(struct scheduler *s, uint32_t index,
     memcpy(group->pages, capacity->pages, (size_t)s->config.ranks * sizeof(uint32_t));
     memcpy(group->free, capacity->pages, (size_t)s->config.ranks * sizeof(uint32_t));
     group->ready = true;
+    group->draining = false;
     s->n_ready++;
     find_best(s);
     group_changed(s, group);
     scheduler_settle(s, now);
     return STATUS_OK;
+}
+
+void scheduler_group_drain(struct scheduler *s, uint32_t index, const struct failure *cause,
+                           double now)
+{
+    struct group *group = &s->groups[index];
+
+    assert(index < s->config.n_groups);
+    if (!group_takes_jobs(group)) {
+        return;
+    }
+    group->draining = true;
+    s->n_ready--;
+    find_best(s);
+    s->loss = *cause;
+    s->lost_ms = now;
+    group_changed(s, group);
+    scheduler_settle(s, now);
 }
 
 void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct failure *failure,
@@ -394,8 +418,9 @@ void scheduler_group_lost(struct scheduler *s, uint32_t index, const struct fail
     if (!group->ready) {
         return;
     }
+    s->n_ready -= group_takes_jobs(group);
     group->ready = false;
-    s->n_ready--;
+    group->draining = false;
     find_best(s);
     s->loss = *failure;
     s->lost_ms = now;

@@ -97,7 +97,8 @@ struct estimate {
 struct group {
     uint32_t index;
     bool ready;
-    bool listed; /* in scheduler.dirty */
+    bool draining; /* it is ready, but gets no more jobs */
+    bool listed;   /* in scheduler.dirty */
     struct link dirty;
     struct heap_node open; /* in scheduler.open while ready and with a place for a prompt */
     uint64_t epoch;
@@ -159,6 +160,7 @@ uint32_t jobs_fail(struct scheduler *s, struct link *jobs, const struct failure 
 void scheduler_settle(struct scheduler *s, double now);
 
 /* scheduler_group.c */
+bool group_takes_jobs(const struct group *group);
 void group_changed(struct scheduler *s, struct group *group);
 struct group *group_for_job(struct scheduler *s, const struct job *job);
 struct group *group_to_pass(struct scheduler *s, const struct job *job, const struct job *head);

@@ -98,6 +98,8 @@ static int own_rows(struct option *table, int n, struct worker_config *out, stru
          "be one group only with workers of this name (a rack, a switch)", 0, 0},
         {"preload", OPTION_FLAG, &out->preload, NULL,
          "read the weight files from front to back first, for disks behind a network", 0, 0},
+        {"drain-timeout-ms", OPTION_INT, &out->drain_timeout_ms, "N",
+         "after SIGTERM, wait so long for the group's running requests", 0, 86400000},
         {"parent-pid", OPTION_INT, &out->parent_pid, "PID", "exit when this parent is gone", 0,
          1e9},
         {"log-format", OPTION_STRING, &raw->log_format, "text|json", "form of the log lines", 0, 0},
@@ -191,13 +193,15 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
     *out = (struct worker_config){.coordinator = "127.0.0.1:8601",
                                   .advertise = "127.0.0.1",
                                   .cohort = "",
+                                  .drain_timeout_ms = 25000,
                                   .http = "",
                                   .health_listen = ""};
     int n = own_rows(table, 0, out, &raw);
     struct options options = {
         .program = "winnow-worker",
         .synopsis = "one tensor-parallel rank: dials in to a coordinator and executes its plans",
-        .epilog = "Exit status: 0 on SIGTERM, 1 on an error, 2 on wrong usage.",
+        .epilog = "SIGTERM lets the group finish its running requests, a second one does not.\n"
+                  "Exit status: 0 on SIGTERM, 1 on an error, 2 on wrong usage.",
         .table = table,
         .n = connection_rows(table, n, out),
     };

@@ -27,6 +27,7 @@ struct worker_config {
     const char *cohort;        /* of the workers that may be one group with this one; "" */
     bool preload;              /* read the weight files from front to back before they are mapped */
     int64_t parent_pid;        /* the process to die with; 0: none */
+    int64_t drain_timeout_ms;  /* from SIGTERM on, for the group's running requests */
     bool log_json;
     bool log_debug;
 };

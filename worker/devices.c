@@ -63,6 +63,14 @@ static status watch(struct children *first, struct children *others, const sigse
                                number);
         }
     } while (sigtimedwait(stop, NULL, &tick) < 0);
+    /* Each drains its group and ends; a second signal is for who cannot wait. */
+    children_ask(first);
+    children_ask(others);
+    bool ended = false;
+    do {
+        ended = children_ended(first);
+        ended = children_ended(others) && ended;
+    } while (!ended && sigtimedwait(stop, NULL, &tick) < 0);
     return STATUS_OK;
 }
 

@@ -1,5 +1,6 @@
 #include "worker/link.h"
 
+#include "common/clock.h"
 #include "common/envelope.h"
 #include "common/log.h"
 #include "common/rpc.h"
@@ -27,8 +28,9 @@ struct link {
     pthread_t keeper; /* opens the stream, sends heartbeats */
     bool keeper_runs;
     atomic_uint_fast64_t steps;
+    atomic_bool draining;
     atomic_bool stopping;
-    sem_t wake; /* posted by link_stop(), which may be a signal handler */
+    sem_t wake; /* posted by link_stop() and link_drain(), perhaps in a signal handler */
 
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t changed;
@@ -193,12 +195,22 @@ static void on_plan(struct link *link, const uint8_t *data, size_t bytes)
     push_locked(link, &event);
 }
 
+/* The end of a drain: the group, or a coordinator that gives none, lets this worker go. */
+static void stop_if_draining(struct link *link)
+{
+    if (atomic_load(&link->draining)) {
+        link_stop(link);
+        pthread_cond_broadcast(&link->changed);
+    }
+}
+
 static void on_leave(struct link *link, const uint8_t *data, size_t bytes)
 {
     Winnow__V1__LeaveGroup *m = winnow__v1__leave_group__unpack(NULL, bytes, data);
 
     if (m && m->epoch == link->epoch) {
         leave_locked(link);
+        stop_if_draining(link);
     }
     if (m) {
         winnow__v1__leave_group__free_unpacked(m, NULL);
@@ -246,6 +258,7 @@ static void on_done(struct rpc_stream *stream, const struct failure *end, void *
         log_warn("link: stream ended code=%d reason=\"%s\"", (int)end->code, end->text);
     }
     leave_locked(link);
+    stop_if_draining(link);
     if (link->stream == stream) {
         rpc_stream_unref(link->stream);
         link->stream = NULL;
@@ -527,13 +540,37 @@ static bool is_connected(struct link *link)
     return connected;
 }
 
+/* In the keeper's loop; false: the time is up, or there is nobody to tell. */
+static bool drain(struct link *link, double *until_ms)
+{
+    const Winnow__V1__WorkerDrain message = WINNOW__V1__WORKER_DRAIN__INIT;
+    bool told = *until_ms > 0;
+
+    if (!told) {
+        *until_ms = clock_ms() + link->config.drain_ms;
+    }
+    if (!is_connected(link) || clock_ms() >= *until_ms) {
+        return false;
+    }
+    if (!told) {
+        log_info("link: drains drain_ms=%d", link->config.drain_ms);
+        send_message(link, WORKER_DRAIN, &message.base);
+    }
+    return true;
+}
+
 static void *keep(void *argument)
 {
     struct link *link = argument;
+    double drain_until_ms = 0;
     const Winnow__V1__WorkerBye bye = WINNOW__V1__WORKER_BYE__INIT;
     int backoff_ms = LINK_BACKOFF_MS;
 
     while (!atomic_load(&link->stopping)) {
+        if (atomic_load(&link->draining) && !drain(link, &drain_until_ms)) {
+            link_stop(link);
+            break;
+        }
         int wait_ms = LINK_BEAT_MS;
         if (is_connected(link)) {
             send_beat(link);
@@ -560,6 +597,12 @@ static void *keep(void *argument)
     pthread_mutex_unlock(&link->mutex);
     await_end(link);
     return NULL;
+}
+
+void link_drain(struct link *link)
+{
+    atomic_store(&link->draining, true);
+    sem_post(&link->wake);
 }
 
 void link_stop(struct link *link)

@@ -40,6 +40,7 @@ struct link_config {
     uint64_t memory_bytes;
     int fixed_rank;     /* -1: any */
     const char *cohort; /* of the workers that may be one group with this one; "" */
+    int drain_ms;       /* that link_drain() waits at most */
 };
 
 struct link_assignment {
@@ -80,6 +81,11 @@ void link_close(struct link *link); /* NULL is fine */
 
 /* Async-signal-safe: link_next() returns LINK_STOP from now on, and the coordinator is told. */
 void link_stop(struct link *link);
+
+/* Async-signal-safe: the coordinator is told that this worker is to stop, and lets its group
+ * finish; link_stop() follows when the group is left, or after drain_ms, or where there is no
+ * stream. */
+void link_drain(struct link *link);
 
 /* Waits for the next event. */
 void link_next(struct link *link, struct link_event *out);

@@ -18,14 +18,14 @@
 static struct link *running;
 static atomic_bool asked;
 
-/* The second time, whatever is being computed stays as it is. */
+/* The first time the group finishes what it runs; the second time all stays as it is. */
 static void on_signal(int number)
 {
     (void)number;
     if (atomic_exchange(&asked, true)) {
         _exit(EXIT_FAILURE);
     }
-    link_stop(running);
+    link_drain(running);
 }
 
 /* The parent may have died before this was asked for. */
@@ -59,7 +59,8 @@ static status run(const struct worker_config *config)
                                .device = config->backend,
                                .memory_bytes = machine_look().memory_bytes,
                                .fixed_rank = config->fixed_rank,
-                               .cohort = config->cohort};
+                               .cohort = config->cohort,
+                               .drain_ms = (int)config->drain_timeout_ms};
     struct sigaction action = {.sa_handler = on_signal};
     struct vitals *vitals = NULL;
 

@@ -38,7 +38,7 @@ static void test_garbage_of_every_kind_is_refused_by_name(void **state)
     } kinds[] = {
         {WORKER_HELLO, "WorkerHello"}, {WORKER_READY, "WorkerReady"}, {WORKER_STORE, "StoreEntry"},
         {WORKER_RESULT, ""},           {WORKER_BEAT, "WorkerBeat"},   {WORKER_FAULT, "WorkerFault"},
-        {WORKER_BYE + 1, "kind 8"},
+        {WORKER_DRAIN + 1, "kind 9"},
     };
     static const uint8_t garbage[] = {0x0a, 0xff, 0x01};
     struct worker_message message;

@@ -20,8 +20,8 @@ struct peer {
 struct world {
     struct fleet *fleet;
     struct peer peers[PEERS];
-    int ready, lost;
-    uint32_t ready_group, lost_group;
+    int ready, lost, drains;
+    uint32_t ready_group, lost_group, drain_group;
     uint64_t ready_epoch;
     struct failure failure;
 };
@@ -73,6 +73,15 @@ static void on_ready(void *context, uint32_t group, uint64_t epoch,
     world->ready_epoch = epoch;
 }
 
+static void on_drain(void *context, uint32_t group, const struct failure *cause)
+{
+    struct world *world = context;
+
+    world->drains++;
+    world->drain_group = group;
+    world->failure = *cause;
+}
+
 static void on_lost(void *context, uint32_t group, const struct failure *failure)
 {
     struct world *world = context;
@@ -91,7 +100,7 @@ static struct world *open_world(void)
         .n_groups = GROUPS,
         .max_context = 4096,
         .heartbeat_timeout_ms = 5000,
-        .sink = {on_assign, on_store, on_leave, on_dismiss, on_ready, on_lost, &world},
+        .sink = {on_assign, on_store, on_leave, on_dismiss, on_ready, on_drain, on_lost, &world},
     };
 
     world = (struct world){0};
@@ -175,6 +184,51 @@ static void test_a_group_forms_when_its_seats_are_taken(void **state)
     join(world, 3, -1, 0);
     CHECK(world->peers[3].assigned.group == 1);
     CHECK(world->peers[3].assigned.epoch != world->peers[0].assigned.epoch);
+    fleet_close(world->fleet);
+}
+
+static void test_a_worker_that_is_told_to_stop_leaves_when_its_group_is_done(void **state)
+{
+    struct world *world = open_ready_group();
+    struct peer *peers = world->peers;
+
+    (void)state;
+    fleet_drain(world->fleet, peers[1].worker, 3);
+    fleet_drain(world->fleet, peers[1].worker, 3); /* twice is once */
+    CHECK(world->drains == 1 && world->drain_group == 0 && world->lost == 0);
+    CHECK(strstr(world->failure.text, "rank 1 of group 0 (host, process 1) was told to stop"));
+    CHECK(fleet_is_draining(world->fleet, 0) && peers[1].leaves == 0);
+    join(world, 2, -1, 4); /* its seat is not free yet */
+    CHECK(peers[2].assigns == 0);
+    fleet_drained(world->fleet, 0, 5);
+    CHECK(!fleet_is_draining(world->fleet, 0) && world->lost == 1);
+    CHECK(peers[0].leaves == 1 && peers[1].leaves == 1);
+    CHECK(peers[2].assigns == 1 && peers[2].assigned.rank == 1 && peers[1].assigns == 1);
+    fleet_gone(world->fleet, peers[1].worker, "was told to stop", 6);
+    say_ready(world, 0, 7);
+    say_ready(world, 2, 7);
+    CHECK(world->ready == 2 && world->lost == 1);
+    fleet_close(world->fleet);
+}
+
+static void test_who_computes_nothing_is_let_go_at_once(void **state)
+{
+    struct world *world = open_world();
+    struct peer *peers = world->peers;
+
+    (void)state;
+    join(world, 0, -1, 0);
+    fleet_drain(world->fleet, peers[0].worker, 1); /* its group is not complete */
+    CHECK(peers[0].leaves == 1 && peers[0].left == 0);
+    join(world, 1, -1, 2);
+    CHECK(peers[0].assigns == 0 && peers[1].assigns == 0);
+    join(world, 2, -1, 2);
+    CHECK(peers[1].assigns == 1);
+    fleet_drain(world->fleet, peers[2].worker, 3); /* its group loads */
+    CHECK(peers[2].leaves == 1 && peers[2].left == peers[2].assigned.epoch);
+    CHECK(world->drains == 0 && world->lost == 0);
+    join(world, 3, -1, 4);
+    CHECK(peers[1].assigns == 2 && peers[3].assigns == 1 && peers[2].assigns == 1);
     fleet_close(world->fleet);
 }
 
@@ -464,6 +518,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_group_forms_when_its_seats_are_taken),
+        cmocka_unit_test(test_a_worker_that_is_told_to_stop_leaves_when_its_group_is_done),
+        cmocka_unit_test(test_who_computes_nothing_is_let_go_at_once),
         cmocka_unit_test(test_a_fixed_rank_is_honoured),
         cmocka_unit_test(test_a_group_is_of_one_cohort),
         cmocka_unit_test(test_workers_get_the_rank_whose_weights_they_hold),

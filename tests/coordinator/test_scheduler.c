@@ -678,6 +678,43 @@ static void test_results_that_make_no_sense_are_errors(void **state)
     scheduler_close(scheduler);
 }
 
+static void test_a_group_that_drains_finishes_and_gets_no_more(void **state)
+{
+    struct scheduler *scheduler = open_one(1000, 10);
+    const struct failure cause = {.code = STATUS_UNAVAILABLE, .text = "told to stop"};
+    struct request running = make(1, 10, 1);
+    struct request waiting = make(2, 10, 1);
+    struct step_result nothing = {0};
+    struct seen seen[2];
+    bool retry;
+
+    (void)state;
+    CHECK_OK(submit(scheduler, &running, &seen[0], &retry));
+    CHECK(scheduler_counts(scheduler).ready_groups == 1);
+    scheduler_group_drain(scheduler, 0, &cause, 3);
+    scheduler_group_drain(scheduler, 0, &cause, 3);
+    CHECK(scheduler_counts(scheduler).ready_groups == 0 && !seen[0].ended);
+    CHECK_FAILS(submit(scheduler, &waiting, &seen[1], &retry), STATUS_UNAVAILABLE,
+                "no worker group");
+    for (nothing.number = 1; nothing.number <= 4; nothing.number++) {
+        struct plan plan = next(scheduler);
+        CHECK(plan.number == nothing.number);
+        CHECK_OK(scheduler_result(scheduler, 0, &nothing, 4));
+    }
+    struct plan plan = next(scheduler);
+    CHECK_OK(answer(scheduler, 5, plan.advance[0].slot, 3));
+    CHECK(seen[0].ended && seen[0].tokens == 1 && scheduler_group_running(scheduler, 0) == 0);
+    scheduler_group_lost(scheduler, 0, &cause, 5);
+    CHECK(scheduler_counts(scheduler).ready_groups == 0);
+    uint32_t pages = 1000;
+    struct group_capacity capacity = {
+        .epoch = 6, .page_rows = 32, .pages = &pages, .page_bytes = 1000};
+    CHECK_OK(scheduler_group_ready(scheduler, 0, &capacity, 6));
+    CHECK_OK(submit(scheduler, &waiting, &seen[1], &retry));
+    CHECK(scheduler_group_running(scheduler, 0) == 1);
+    scheduler_close(scheduler);
+}
+
 static void test_a_rank_without_memory_fails_one_request_only(void **state)
 {
     struct scheduler *scheduler = open_one(1000, 10);
@@ -755,6 +792,7 @@ int main(void)
         cmocka_unit_test(test_priority_orders_the_queue_and_ages),
         cmocka_unit_test(test_deadlines_pass_in_the_queue_and_in_prefill),
         cmocka_unit_test(test_results_that_make_no_sense_are_errors),
+        cmocka_unit_test(test_a_group_that_drains_finishes_and_gets_no_more),
         cmocka_unit_test(test_a_rank_without_memory_fails_one_request_only),
         cmocka_unit_test(test_an_abort_keeps_what_there_is),
     };

@@ -176,25 +176,47 @@ def test_a_drain_of_no_possible_length_is_invalid_and_drains_nothing(stories, se
 # ---- a worker ----
 
 
-def test_a_worker_that_is_told_to_stop_says_so_and_leaves():
+def test_a_worker_that_is_told_to_stop_lets_its_group_finish():
+    """Readiness goes first, then what runs ends, then the worker; a new one takes its place."""
     with dialled_in() as (service, workers):
-        workers += [Worker(worker_address(service)) for _ in range(2)]
+        one = ["--threads", "1"]
+        workers += [Worker(worker_address(service), options=one) for _ in range(2)]
         service.wait_for_health()
         watch = Watch(service)
         watch.wait_for([SERVING], 5)
+        running = Stream(service, 600)
+        until(lambda: running.ids)
+        leaving = workers.pop()
+        leaving.process.send_signal(signal.SIGTERM)
+        watch.wait_for([SERVING, NOT_SERVING], 5)
+        assert "no worker group is ready" in refusal(service)
+        (group,) = service.status().groups
+        assert running.code is not None or group.state == "draining"
+        assert running.wait() == grpc.StatusCode.OK and len(running.ids) == 600
+        assert leaving.process.wait(15) == 0
+        workers.append(Worker(worker_address(service), options=one))
+        watch.wait_for([SERVING, NOT_SERVING, SERVING], 30)
+        assert refusal(service) is None
+
+
+@pytest.mark.parametrize("how", ["timeout", "second signal"])
+def test_the_drain_of_a_worker_is_bounded(how):
+    ms = 1500 if how == "timeout" else 600000
+    with dialled_in() as (service, workers):
+        options = ["--threads", "1", "--drain-timeout-ms", str(ms)]
+        workers += [Worker(worker_address(service), options=options) for _ in range(2)]
+        service.wait_for_health()
         running = Stream(service, 100000)
         until(lambda: running.ids)
         leaving = workers.pop()
         begin = time.monotonic()
         leaving.process.send_signal(signal.SIGTERM)
-        assert leaving.process.wait(15) == 0
-        assert running.wait() == UNAVAILABLE
-        assert time.monotonic() - begin < 10
-        assert "was told to stop" in running.details and "rank" in running.details
-        watch.wait_for([SERVING, NOT_SERVING], 5)
-        workers.append(Worker(worker_address(service)))
-        watch.wait_for([SERVING, NOT_SERVING, SERVING], 30)
-        assert refusal(service) is None
+        until(lambda: service.status().groups[0].state == "draining")
+        if how != "timeout":
+            leaving.process.send_signal(signal.SIGTERM)
+        assert leaving.process.wait(15) == (0 if how == "timeout" else 1)
+        assert running.wait() == UNAVAILABLE and time.monotonic() - begin < 10
+        assert "rank" in running.details
 
 
 def test_a_worker_without_a_coordinator_leaves_too():
@@ -203,7 +225,7 @@ def test_a_worker_without_a_coordinator_leaves_too():
         service.process.kill()
         service.process.wait()
         worker.process.send_signal(signal.SIGTERM)
-        assert worker.stop() == 0
+        assert worker.process.wait(15) == 0
         service.process = _Ended(service.process)
 
 

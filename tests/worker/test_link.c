@@ -167,7 +167,8 @@ static void begin(struct coordinator *c, struct link **link)
                                        .device = "cpu",
                                        .model_fingerprint = 42,
                                        .fixed_rank = -1,
-                                       .cohort = ""};
+                                       .cohort = "",
+                                       .drain_ms = 60000};
     CHECK_OK(link_open(link, &config));
 }
 
@@ -308,6 +309,22 @@ static void test_a_stopped_link_says_bye_and_frees_its_reader(void **state)
     end(&c, link);
 }
 
+static void test_a_link_that_drains_says_so_and_stops_when_the_group_is_left(void **state)
+{
+    struct coordinator c;
+    struct link *link;
+
+    (void)state;
+    begin(&c, &link);
+    expect(&c, 0, WORKER_HELLO);
+    link_drain(link);
+    expect(&c, 1, WORKER_DRAIN);
+    say_leave(&c, 0);
+    next(link, LINK_STOP);
+    expect(&c, 2, WORKER_BYE);
+    end(&c, link);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -316,6 +333,7 @@ int main(void)
         cmocka_unit_test(test_keys_of_the_rendezvous_are_relayed),
         cmocka_unit_test(test_a_worker_comes_back_to_a_new_coordinator),
         cmocka_unit_test(test_a_stopped_link_says_bye_and_frees_its_reader),
+        cmocka_unit_test(test_a_link_that_drains_says_so_and_stops_when_the_group_is_left),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
