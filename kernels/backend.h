@@ -22,6 +22,7 @@ struct device {
     enum dtype dtype;
     bool int8_weights, int8_kv;
     int interrupted; /* atomic */
+    bool recording;
     char description[DEVICE_DESCRIPTION_BYTES];
 };
 
@@ -39,6 +40,11 @@ struct backend {
     status (*copy)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*sync)(struct device *dev);
     void *(*stream)(struct device *dev);
+    status (*record)(struct device *dev);
+    status (*record_end)(struct device *dev, struct device_graph **out);
+    status (*launch)(struct device *dev, struct device_graph *graph);
+    void (*graph_free)(struct device *dev, struct device_graph *graph);
+    void (*drop_graphs)(struct device *dev);
 
     status (*embed)(struct device *dev, float *out, const int32_t *ids, int n,
                     const struct matrix *table, int first_id);

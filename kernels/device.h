@@ -65,8 +65,24 @@ status device_sync(struct device *dev);
 void *device_stream(struct device *dev);
 
 /* While `on`, device_sync() and device_download() fail with STATUS_UNAVAILABLE, one that waits now
- * too when its wait is over: results are not to be trusted.  From any thread. */
+ * too when its wait is over: results are not to be trusted.  `on` also drops all graphs, since they
+ * may hold collectives: when it returns they are gone, and launching them fails likewise.  From any
+ * thread. */
 void device_interrupt(struct device *dev, bool on);
+
+/*
+ * Graphs, of a GPU alone (others refuse with STATUS_UNIMPLEMENTED).  Between device_record() and
+ * device_record_end() operations are recorded instead of run, with the addresses that they are
+ * given; uploads, downloads, waits and device_alloc() are not allowed.  A launch takes its place on
+ * the stream like an operation; what changes from launch to launch lies behind the addresses.
+ */
+struct device_graph;
+status device_record(struct device *dev);
+/* `out` NULL: forgets what was recorded. */
+status device_record_end(struct device *dev, struct device_graph **out);
+bool device_recording(const struct device *dev);
+status device_launch(struct device *dev, struct device_graph *graph);
+void device_graph_free(struct device *dev, struct device_graph *graph); /* NULL is fine */
 
 #ifdef __cplusplus
 }

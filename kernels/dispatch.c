@@ -113,6 +113,44 @@ void *device_stream(struct device *dev)
 void device_interrupt(struct device *dev, bool on)
 {
     __atomic_store_n(&dev->interrupted, on, __ATOMIC_RELEASE);
+    if (on) {
+        dev->backend->drop_graphs(dev);
+    }
+}
+
+status device_record(struct device *dev)
+{
+    assert(!dev->recording);
+    status st = dev->backend->record(dev);
+
+    dev->recording = !st;
+    return st;
+}
+
+status device_record_end(struct device *dev, struct device_graph **out)
+{
+    assert(dev->recording);
+    dev->recording = false;
+    status st = dev->backend->record_end(dev, out);
+
+    return st || !out ? st : check_interrupted(dev);
+}
+
+bool device_recording(const struct device *dev)
+{
+    return dev->recording;
+}
+
+status device_launch(struct device *dev, struct device_graph *graph)
+{
+    return dev->backend->launch(dev, graph);
+}
+
+void device_graph_free(struct device *dev, struct device_graph *graph)
+{
+    if (graph) {
+        dev->backend->graph_free(dev, graph);
+    }
 }
 
 static int matrix_valid(const struct matrix *m)

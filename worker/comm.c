@@ -284,6 +284,18 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
     return st;
 }
 
+bool comm_on_stream(const struct comm *comm)
+{
+    return comm->size == 1 || (comm->transport && comm->transport->launched);
+}
+
+void comm_launched(struct comm *comm)
+{
+    if (comm->size > 1) {
+        comm->transport->launched(comm->self);
+    }
+}
+
 double comm_waiting_ms(const struct comm *comm, int *peer)
 {
     double since = atomic_load_explicit(&comm->since_ms, memory_order_relaxed);

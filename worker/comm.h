@@ -18,6 +18,7 @@
 
 #include "common/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct device;
@@ -73,6 +74,12 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
 
 /* out (size, bytes) = every rank's `in` (bytes), in rank order. */
 status comm_all_gather(struct comm *comm, void *out, const void *in, size_t bytes);
+
+/* Whether collectives are work of the device's stream and nothing else, so that a graph can hold
+ * them (device_record()).  While one is recorded, no call waits for another rank. */
+bool comm_on_stream(const struct comm *comm);
+/* A graph that may hold collectives was launched. */
+void comm_launched(struct comm *comm);
 
 /* How long the collective in progress takes already, and *peer, whose part it waits for; 0: none is
  * in progress.  From any thread. */

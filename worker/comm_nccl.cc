@@ -122,6 +122,24 @@ void watch(Group *group)
     }
 }
 
+/* With the mutex: a collective is on the stream, whose end the watcher may ask for.  One that is
+ * being recorded is on it when the graph is launched. */
+void note_enqueued(Group *group)
+{
+    if (!device_recording(group->device)) {
+        group->enqueued_ms = clock_ms();
+        cudaEventRecord(group->last, group->stream);
+    }
+}
+
+void nccl_launched(void *self)
+{
+    Group *group = static_cast<Group *>(self);
+    std::lock_guard<std::mutex> lock(group->mutex);
+
+    note_enqueued(group);
+}
+
 /* The exchange of a group of ranks: each gives `send(peer)` and takes `receive(peer)`. */
 struct Part {
     float *data;
@@ -152,8 +170,7 @@ status exchange(Group *group, int first, int count, Send send, Receive receive)
     ncclResult_t ended = ncclGroupEnd();
     status st = settle(group, lock, result == ncclSuccess ? ended : result, nullptr);
     if (!st) {
-        group->enqueued_ms = clock_ms();
-        cudaEventRecord(group->last, group->stream);
+        note_enqueued(group);
     }
     return st;
 }
@@ -231,8 +248,7 @@ status nccl_gather(void *self, void *out, const void *in, size_t bytes)
     ncclResult_t result = ncclAllGather(in, out, bytes, ncclInt8, group->comm, group->stream);
     status st = settle(group, lock, result, nullptr);
     if (!st) {
-        group->enqueued_ms = clock_ms();
-        cudaEventRecord(group->last, group->stream);
+        note_enqueued(group);
     }
     return st;
 }
@@ -387,5 +403,5 @@ status comm_nccl_open(void **self, bool *usable, const struct comm_config *confi
     return STATUS_OK;
 }
 
-const struct comm_transport comm_nccl = {nccl_reduce,    nccl_gather, nccl_abort,
-                                         nccl_waits_for, nccl_close,  false};
+const struct comm_transport comm_nccl = {nccl_reduce, nccl_gather, nccl_abort,   nccl_waits_for,
+                                         nccl_close,  false,       nccl_launched};

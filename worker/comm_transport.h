@@ -23,6 +23,7 @@ struct comm_transport {
     int (*waits_for)(const void *self); /* the last peer whose part was not there; any thread */
     void (*close)(void *self);
     bool in_background; /* sums gain from a thread of their own: most of their time is not work */
+    void (*launched)(void *self); /* NULL: its collectives cannot be recorded */
 };
 
 /* Vectors up to this many floats are exchanged whole: one message instead of two in a row. */

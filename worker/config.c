@@ -63,7 +63,7 @@ static status parse_device(struct worker_config *out, const char *device)
 
 /* Options in the form in which they arrive. */
 struct raw {
-    const char *device, *weights, *collectives, *log_format, *log_level, *config_file;
+    const char *device, *weights, *collectives, *cuda_graphs, *log_format, *log_level, *config_file;
     int64_t threads, rank;
 };
 
@@ -93,6 +93,8 @@ static int own_rows(struct option *table, int n, struct worker_config *out, stru
          "address at which the other ranks reach this one", 0, 0},
         {"collectives", OPTION_STRING, &raw->collectives, "auto|tcp",
          "auto: by NCCL between GPUs, through shared memory on one host", 0, 0},
+        {"cuda-graphs", OPTION_STRING, &raw->cuda_graphs, "on|off",
+         "on: decode steps of a GPU are recorded and launched as a whole", 0, 0},
         {"rank", OPTION_INT, &raw->rank, "N", "ask for this rank; default: any", -1, 65535},
         {"cohort", OPTION_STRING, &out->cohort, "NAME",
          "be one group only with workers of this name (a rack, a switch)", 0, 0},
@@ -164,6 +166,11 @@ static status check(struct worker_config *out, const struct raw *raw)
     if (st) {
         return st;
     }
+    out->graphs = strcmp(raw->cuda_graphs, "on") == 0;
+    if (!out->graphs && strcmp(raw->cuda_graphs, "off") != 0) {
+        return status_fail(STATUS_INVALID, "--cuda-graphs %s: it must be on or off",
+                           raw->cuda_graphs);
+    }
     out->log_json = strcmp(raw->log_format, "json") == 0;
     if (!out->log_json && strcmp(raw->log_format, "text") != 0) {
         return status_fail(STATUS_INVALID, "--log-format %s: it must be text or json",
@@ -184,6 +191,7 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
     struct raw raw = {.device = "cpu",
                       .weights = "auto",
                       .collectives = "auto",
+                      .cuda_graphs = "on",
                       .log_format = "text",
                       .log_level = "info",
                       .threads = default_threads(),

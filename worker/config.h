@@ -23,6 +23,7 @@ struct worker_config {
     const char *http;          /* metrics and probes; "": not served */
     const char *health_listen; /* grpc.health.v1; likewise */
     bool tcp_only;             /* no shared memory with ranks on this host */
+    bool graphs;               /* --cuda-graphs */
     int fixed_rank;            /* -1: any */
     const char *cohort;        /* of the workers that may be one group with this one; "" */
     bool preload;              /* read the weight files from front to back before they are mapped */

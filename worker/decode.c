@@ -3,6 +3,7 @@
 #include "worker/evict.h"
 #include "worker/forward.h"
 #include "worker/ranked.h"
+#include "worker/step_graphs.h"
 
 #include <assert.h>
 
@@ -16,11 +17,14 @@ struct part {
 /* By what a row has a cache for, and how its keys get their positions. */
 enum { BY_KV_HEAD, BY_QUERY_HEAD, RANKED_BY_KV_HEAD, RANKED_BY_QUERY_HEAD, PARTS };
 
-/* One step: n rows, and a cell in the scratch arrays for each (layer, row, cache head). */
+/* One step: n rows, and a cell in the scratch arrays for each (layer, row, cache head).  Rows
+ * behind those of the sequences fill it up to the size of a graph: they see the spare page alone.
+ */
 struct step {
     struct member *member;
     struct kvcache *cache;
     struct sequence **rows;
+    int live; /* rows with a sequence */
     int n;
     struct part parts[PARTS];
     size_t layer_cells;
@@ -50,7 +54,7 @@ static void divide(struct step *step)
             .heads = by_query ? split->query_heads : split->kv_heads,
             .cell = step->layer_cells,
         };
-        for (int i = 0; i < step->n; i++) {
+        for (int i = 0; i < step->live; i++) {
             if (part_number(step->rows[i]) == p) {
                 rows[n++] = step->rows[i];
             }
@@ -99,10 +103,42 @@ static status place_row(const struct step *step, int layer, const struct part *p
     return STATUS_OK;
 }
 
+/* The same of a row without a sequence. */
+static void place_spare_row(const struct step *step, int layer, const struct part *part, int row)
+{
+    size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads);
+
+    for (int head = 0; head < part->heads; head++, cell++) {
+        step->host.tables[cell] = kvcache_spare_table(step->cache);
+        step->host.slot[cell] = kvcache_spare_row(step->cache);
+        step->host.first[cell] = 0;
+        step->host.length[cell] = 1;
+    }
+}
+
+static status place_part(const struct step *step, int layer, const struct part *part)
+{
+    status st = STATUS_OK;
+
+    for (int row = 0; !st && row < part->n; row++) {
+        if (part->first + row < step->live) {
+            st = place_row(step, layer, part, row);
+        } else {
+            place_spare_row(step, layer, part, row);
+        }
+    }
+    return st;
+}
+
 /* What embedding and rotation read of each row. */
 static void place_tokens(const struct step *step)
 {
-    for (int i = 0; i < step->n; i++) {
+    for (int i = step->live; i < step->n; i++) {
+        step->host.ids[i] = 0;
+        step->host.positions[i] = 0;
+        step->host.key_positions[i] = 0;
+    }
+    for (int i = 0; i < step->live; i++) {
         const struct sequence *sequence = step->rows[i];
         bool ranked = sequence->ranked;
 
@@ -123,11 +159,9 @@ static status place_rows(struct step *step)
     status st = STATUS_OK;
 
     step_lists_lay_out(&step->lists, s->step, (size_t)step->n, cells);
-    for (int layer = 0; layer < layers; layer++) {
-        for (int p = 0; p < PARTS; p++) {
-            for (int row = 0; !st && row < step->parts[p].n; row++) {
-                st = place_row(step, layer, &step->parts[p], row);
-            }
+    for (int layer = 0; !st && layer < layers; layer++) {
+        for (int p = 0; !st && p < PARTS; p++) {
+            st = place_part(step, layer, &step->parts[p]);
         }
     }
     if (st) {
@@ -259,7 +293,7 @@ static status attend(const struct step *step, int layer, const struct part *part
     if (!st && !ranked) {
         st = op_decode_attention(step->member->dev, &all);
     }
-    for (int row = 0; !st && row < part->n; row++) {
+    for (int row = 0; !st && row < part->n && part->first + row < step->live; row++) {
         const struct sequence *sequence = step->rows[part->first + row];
         const struct decode_attention one = attention_of_row(step, part, &all, row);
         st = ranked ? ranked_attention(step->member, step->cache, sequence, layer, &one)
@@ -284,25 +318,62 @@ static status run_layer(const struct step *step, int layer)
                                step->n);
 }
 
+/* Everything behind the upload of the lists. */
+static status enqueue(const void *context)
+{
+    const struct step *step = context;
+    struct member *member = step->member;
+    float *residual = member->scratch->residual;
+    status st = forward_embed(member, residual, step->lists.ids, step->n);
+
+    for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
+        st = run_layer(step, layer);
+    }
+    return st ? st : forward_logits(member, residual, step->n);
+}
+
+/* The part that all rows are in, if a graph can serve them: what the host does between its kernels
+ * would not be in it.  NULL: none can. */
+static struct part *part_to_record(struct step *step)
+{
+    struct part *part = &step->parts[step->parts[BY_KV_HEAD].n > 0 ? BY_KV_HEAD : BY_QUERY_HEAD];
+
+    if (!step->member->graphs || part->n < step->live) {
+        return NULL;
+    }
+    for (int i = 0; i < step->live; i++) {
+        if (evict_follows(step->rows[i])) {
+            return NULL;
+        }
+    }
+    return part;
+}
+
 status decode_step(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
 {
-    struct step step = {.member = member, .cache = cache, .rows = rows, .n = n};
-    status st;
+    struct step step = {.member = member, .cache = cache, .rows = rows, .live = n, .n = n};
 
     assert(n > 0 && n <= SCRATCH_DECODE_ROWS);
     divide(&step);
-    st = place_rows(&step);
-    if (!st) {
-        st = forward_embed(member, member->scratch->residual, step.lists.ids, n);
+    struct part *part = part_to_record(&step);
+    if (part) {
+        step.n = step_graphs_rows(n);
+        part->n = step.n;
+        step.layer_cells = (size_t)part->n * (size_t)part->heads;
     }
-    for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
-        st = run_layer(&step, layer);
+    status st = place_rows(&step);
+    if (!st && part) {
+        st = step_graphs_run(member->graphs, &(struct step_work){
+                                                 .enqueue = enqueue,
+                                                 .context = &step,
+                                                 .rows = step.n,
+                                                 .by_query = part == &step.parts[BY_QUERY_HEAD],
+                                             });
+    } else if (!st) {
+        st = enqueue(&step);
     }
-    if (st) {
-        return st;
-    }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; !st && i < n; i++) {
         rows[i]->appended++;
     }
-    return forward_logits(member, member->scratch->residual, n);
+    return st;
 }

@@ -6,6 +6,7 @@
 #include "worker/evict.h"
 #include "worker/forward.h"
 #include "worker/policy.h"
+#include "worker/step_graphs.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -70,6 +71,9 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
     if (!st) {
         st = prefill_create(&engine->phases, &engine->member, engine->cache);
     }
+    if (!st && config->graphs) {
+        st = step_graphs_create(&engine->member.graphs, &engine->member);
+    }
     if (st) {
         engine_close(engine);
         return status_note(st, "engine");
@@ -84,6 +88,7 @@ void engine_close(struct engine *engine)
         return;
     }
     results_reset(&engine->results);
+    step_graphs_destroy(engine->member.graphs);
     prefill_destroy(engine->phases);
     for (int i = 0; i < PLAN_MAX_SLOTS; i++) {
         sequence_fini(&engine->sequences[i]);

@@ -19,6 +19,7 @@ struct engine_config {
     int max_context;      /* prompt + generated tokens of one sequence */
     uint64_t kv_bytes;    /* of the page pool */
     bool check_selection; /* compare a hash of every selection across ranks */
+    bool graphs;          /* record decode steps where that is possible; alike on all ranks */
 };
 
 /* Memory, in bytes, that the engine takes for these settings; `dtype` is the device's.  On a host

@@ -247,6 +247,12 @@ static status update_head(struct member *member, const struct place *place, cons
     return evict(place, rule, shared ? &member->head_hash : NULL);
 }
 
+bool evict_follows(const struct sequence *sequence)
+{
+    return method_sums_columns(&sequence->params, sequence->n_prompt) &&
+           method_evicts(&sequence->params);
+}
+
 status evict_after(struct member *member, struct kvcache *cache, const struct sequence *sequence,
                    int layer, const struct decode_attention *attention)
 {
@@ -257,8 +263,7 @@ status evict_after(struct member *member, struct kvcache *cache, const struct se
     struct rule rule;
     status st = STATUS_OK;
 
-    if (!method_sums_columns(&sequence->params, sequence->n_prompt) ||
-        !method_evicts(&sequence->params)) {
+    if (!evict_follows(sequence)) {
         return STATUS_OK;
     }
     for (int head = 0; head < heads; head++) {

@@ -34,6 +34,9 @@ status evict_trace(struct trace **out, struct member *member, struct kvcache *ca
 /* Before a row is appended to the head. */
 status evict_before(struct kvcache *cache, const struct sequence *sequence, int layer, int head);
 
+/* Whether evict_after() does anything for the sequence. */
+bool evict_follows(const struct sequence *sequence);
+
 /* After the attention of a decode step, `attention` being that of this sequence alone. */
 status evict_after(struct member *member, struct kvcache *cache, const struct sequence *sequence,
                    int layer, const struct decode_attention *attention);

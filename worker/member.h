@@ -12,11 +12,14 @@
 #include "worker/model.h"
 #include "worker/scratch.h"
 
+struct step_graphs;
+
 struct member {
     struct device *dev;
     const struct model *model;
     struct comm *comm;
     struct scratch *scratch;
+    struct step_graphs *graphs; /* NULL: decode steps are not recorded */
     int max_context;
     int prompt_rows; /* of the prompt memory: plan_prompt_rows() */
     bool check_selection;

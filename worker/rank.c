@@ -131,7 +131,8 @@ static status join(struct rank *rank, const struct link_assignment *assign)
                                .tcp_only = rank->config->tcp_only,
                                .store = link_store(rank->link)};
     struct engine_config engine = {.max_context = (int)assign->max_context,
-                                   .check_selection = assign->check_selection};
+                                   .check_selection = assign->check_selection,
+                                   .graphs = rank->config->graphs};
 
     status st = load(rank, assign);
     if (!st) {

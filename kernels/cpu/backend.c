@@ -144,6 +144,35 @@ static void *cpu_stream(struct device *dev)
     return NULL;
 }
 
+static status cpu_record(struct device *dev)
+{
+    (void)dev;
+    return status_fail(STATUS_UNIMPLEMENTED, "cpu: operations cannot be recorded");
+}
+
+static status cpu_record_end(struct device *dev, struct device_graph **out)
+{
+    (void)out;
+    return cpu_record(dev);
+}
+
+static status cpu_launch(struct device *dev, struct device_graph *graph)
+{
+    (void)graph;
+    return cpu_record(dev);
+}
+
+static void cpu_graph_free(struct device *dev, struct device_graph *graph)
+{
+    (void)dev;
+    (void)graph;
+}
+
+static void cpu_drop_graphs(struct device *dev)
+{
+    (void)dev;
+}
+
 const struct backend backend_cpu = {
     .name = "cpu",
     .on_host = true,
@@ -158,6 +187,11 @@ const struct backend backend_cpu = {
     .copy = cpu_copy,
     .sync = cpu_sync,
     .stream = cpu_stream,
+    .record = cpu_record,
+    .record_end = cpu_record_end,
+    .launch = cpu_launch,
+    .graph_free = cpu_graph_free,
+    .drop_graphs = cpu_drop_graphs,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,
     .linear = cpu_linear,

@@ -121,6 +121,10 @@ static void cuda_close(struct device *dev)
     cudaFreeHost(cuda->results);
     cudaFree(cuda->blas_workspace);
     cudaFree(cuda->workspace);
+    for (int i = 0; i < cuda->n_outgrown; i++) {
+        cudaFree(cuda->outgrown[i]);
+    }
+    pthread_mutex_destroy(&cuda->graphs_mutex);
     if (cuda->stream) {
         cudaStreamDestroy(cuda->stream);
     }
@@ -141,6 +145,7 @@ static status cuda_open(struct device **out, const struct device_config *config)
     if (!cuda) {
         return status_fail(STATUS_EXHAUSTED, "cuda: no memory for the device");
     }
+    pthread_mutex_init(&cuda->graphs_mutex, nullptr);
     cuda->base.backend = &backend_cuda;
     cuda->base.dtype = config->dtype;
     cuda->index = config->index;
@@ -188,6 +193,30 @@ static status cuda_sync(struct device *dev)
     return st;
 }
 
+/* What recorded operations use stays until the device is closed; else the old workspace goes when
+ * the kernels that may still use it are through. */
+static status give_up_workspace(struct device *dev)
+{
+    struct cuda_device *cuda = cuda_device(dev);
+    status st = STATUS_OK;
+
+    if (!dev->recording && !cuda->graphs) {
+        st = cuda_sync(dev);
+        if (!st) {
+            cudaFree(cuda->workspace);
+        }
+    } else if (cuda->n_outgrown < CUDA_MOST_OUTGROWN) {
+        cuda->outgrown[cuda->n_outgrown++] = cuda->workspace;
+    } else {
+        st = status_fail(STATUS_EXHAUSTED, "cuda: the workspace grew %d times", cuda->n_outgrown);
+    }
+    if (!st) {
+        cuda->workspace = nullptr;
+        cuda->workspace_bytes = 0;
+    }
+    return st;
+}
+
 status cuda_workspace(struct device *dev, void **out, size_t bytes)
 {
     struct cuda_device *cuda = cuda_device(dev);
@@ -195,15 +224,16 @@ status cuda_workspace(struct device *dev, void **out, size_t bytes)
     if (bytes > cuda->workspace_bytes) {
         /* a quarter more: lengths that creep up do not allocate each time */
         size_t grown = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-        status st = cuda_sync(dev); /* kernels may still use the old one */
+        cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed; /* for memory while recording */
+        status st = give_up_workspace(dev);
 
         if (st) {
             return st;
         }
-        cudaFree(cuda->workspace);
-        cuda->workspace = nullptr;
-        cuda->workspace_bytes = 0;
-        if (cudaMalloc(&cuda->workspace, grown) != cudaSuccess) {
+        cudaThreadExchangeStreamCaptureMode(&mode);
+        cudaError_t error = cudaMalloc(&cuda->workspace, grown);
+        cudaThreadExchangeStreamCaptureMode(&mode);
+        if (error != cudaSuccess) {
             (void)cudaGetLastError();
             return status_fail(STATUS_EXHAUSTED, "cuda: no memory for a workspace of %zu bytes",
                                grown);
@@ -245,13 +275,21 @@ static status cuda_free_memory(struct device *, uint64_t *bytes)
     return st;
 }
 
+/* A graph would read and write the same host memory at every launch. */
+static status check_not_recording(const struct device *dev)
+{
+    return dev->recording
+               ? status_fail(STATUS_INTERNAL, "cuda: a copy of host memory would be recorded")
+               : STATUS_OK;
+}
+
 /* Through pinned memory, so that `from` is free again at once and nothing waits for the GPU unless
  * two halves are under way. */
 static status cuda_upload(struct device *dev, void *to, const void *from, size_t bytes)
 {
     struct cuda_device *cuda = cuda_device(dev);
     size_t all = CUDA_STAGING_HALVES * STAGING_HALF;
-    status st = STATUS_OK;
+    status st = check_not_recording(dev);
 
     for (size_t done = 0; !st && done < bytes;) {
         size_t half = cuda->staging_at / STAGING_HALF;
@@ -282,8 +320,11 @@ static status cuda_upload(struct device *dev, void *to, const void *from, size_t
 static status cuda_fetch(struct device *dev, void *to, const void *from, size_t bytes)
 {
     struct cuda_device *cuda = cuda_device(dev);
-    status st = STATUS_OK;
+    status st = check_not_recording(dev);
 
+    if (st) {
+        return st;
+    }
     if (bytes > RESULTS_BYTES) {
         return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream),
                           "download");
@@ -334,6 +375,11 @@ const struct backend backend_cuda = {
     .copy = cuda_copy,
     .sync = cuda_sync,
     .stream = cuda_stream_of,
+    .record = cuda_record,
+    .record_end = cuda_record_end,
+    .launch = cuda_launch,
+    .graph_free = cuda_graph_free,
+    .drop_graphs = cuda_drop_graphs,
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,
     .linear = cuda_linear,

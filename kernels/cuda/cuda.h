@@ -12,7 +12,9 @@
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
-enum { CUDA_STAGING_HALVES = 2, CUDA_MOST_FETCHED = 256 };
+#include <pthread.h>
+
+enum { CUDA_STAGING_HALVES = 2, CUDA_MOST_FETCHED = 256, CUDA_MOST_OUTGROWN = 64 };
 
 /* A short download on its way: `bytes` at `at` of the pinned results. */
 struct cuda_fetched {
@@ -29,6 +31,11 @@ struct cuda_device {
     void *blas_workspace;
     void *workspace; /* cuda_workspace() */
     size_t workspace_bytes;
+    void *outgrown[CUDA_MOST_OUTGROWN]; /* workspaces that graphs may still use */
+    int n_outgrown;
+
+    pthread_mutex_t graphs_mutex; /* guards the list: it is cleared from any thread */
+    struct device_graph *graphs;
 
     /* Pinned memory that uploads go through, a half at a time: `sent` of a half was recorded when
      * its last upload had been enqueued. */
@@ -79,6 +86,12 @@ static inline unsigned cuda_blocks(size_t n, size_t each)
 {
     return (unsigned)((n + each - 1) / each);
 }
+
+status cuda_record(struct device *dev);
+status cuda_record_end(struct device *dev, struct device_graph **out);
+status cuda_launch(struct device *dev, struct device_graph *graph);
+void cuda_graph_free(struct device *dev, struct device_graph *graph);
+void cuda_drop_graphs(struct device *dev);
 
 status cuda_embed(struct device *dev, float *out, const int32_t *ids, int n,
                   const struct matrix *table, int first_id);

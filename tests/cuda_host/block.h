@@ -38,6 +38,8 @@ void cuda_host_run_grid(const char *kernel, dim3 grid, dim3 block, size_t shared
 /* `begin` may run as soon as everything before it is done: it spoils what `work` will write. */
 void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work,
                        std::function<void()> begin = nullptr);
+/* The same, but it does not run before the call returns. */
+void cuda_host_append(cudaStream_t stream, std::function<void()> work);
 /* For as long as the graph lives that the stream is captured for; else nothing. */
 void cuda_host_hold(cudaStream_t stream, std::shared_ptr<void> what);
 

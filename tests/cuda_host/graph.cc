@@ -213,7 +213,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
         cuda_host_misuse("a graph is launched into a capture");
     }
     cuda_host_count()->graphs++;
-    cuda_host_enqueue(stream, [nodes = exec->graph.nodes, order = exec->launches++ % 3] {
+    cuda_host_append(stream, [nodes = exec->graph.nodes, order = exec->launches++ % 3] {
         run(*nodes, order).all();
     });
     return cudaSuccess;

@@ -123,6 +123,13 @@ struct cuda_host_calls *cuda_host_count()
     return &calls;
 }
 
+void cuda_host_append(cudaStream_t stream, std::function<void()> work)
+{
+    std::lock_guard<std::recursive_mutex> lock(stream->mutex);
+
+    stream->items.push_back({{std::move(work), nullptr}, ++stream->enqueued, false});
+}
+
 void cuda_host_enqueue(cudaStream_t stream, std::function<void()> work, std::function<void()> begin)
 {
     if (!stream) {

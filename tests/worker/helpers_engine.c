@@ -13,6 +13,7 @@ status bench_open(struct bench *out, struct comm *comm, const struct bench_confi
         .max_context = config->max_context,
         .kv_bytes = config->kv_bytes,
         .check_selection = !config->unchecked,
+        .graphs = !config->no_graphs,
     };
     status st;
 

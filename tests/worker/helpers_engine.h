@@ -15,6 +15,7 @@ struct bench_config {
     uint64_t kv_bytes;
     bool unchecked; /* selections are not compared across ranks */
     bool int8_weights;
+    bool no_graphs; /* decode steps are not recorded */
 };
 
 /* Device, model and engine of one rank. */

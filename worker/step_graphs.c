@@ -1,0 +1,94 @@
+#include "worker/step_graphs.h"
+
+#include "kernels/device.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+static const int sizes[] = {1, 2, 4, 8, 16, 24, 32, 48, 64};
+enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+
+struct place {
+    bool seen;
+    struct device_graph *graph; /* NULL: not recorded yet */
+};
+
+struct step_graphs {
+    struct member *member;
+    struct place places[2][SIZES]; /* by KV head, by query head */
+};
+
+status step_graphs_create(struct step_graphs **out, struct member *member)
+{
+    *out = NULL;
+    if (device_on_host(member->dev) || !comm_on_stream(member->comm)) {
+        return STATUS_OK;
+    }
+    *out = calloc(1, sizeof(**out));
+    if (!*out) {
+        return status_fail(STATUS_EXHAUSTED, "graphs: out of memory");
+    }
+    (*out)->member = member;
+    return STATUS_OK;
+}
+
+void step_graphs_destroy(struct step_graphs *graphs)
+{
+    for (int i = 0; graphs && i < 2 * SIZES; i++) {
+        device_graph_free(graphs->member->dev, graphs->places[i / SIZES][i % SIZES].graph);
+    }
+    free(graphs);
+}
+
+static int size_of(int n)
+{
+    int i = 0;
+
+    while (sizes[i] < n) {
+        i++;
+        assert(i < SIZES);
+    }
+    return i;
+}
+
+int step_graphs_rows(int n)
+{
+    return sizes[size_of(n)];
+}
+
+static status record(struct device *dev, const struct step_work *work, struct device_graph **out)
+{
+    status st = device_record(dev);
+
+    if (st) {
+        return st;
+    }
+    st = work->enqueue(work->context);
+    if (st) {
+        (void)device_record_end(dev, NULL);
+        return st;
+    }
+    return device_record_end(dev, out);
+}
+
+status step_graphs_run(struct step_graphs *graphs, const struct step_work *work)
+{
+    struct member *member = graphs->member;
+    struct place *place = &graphs->places[work->by_query][size_of(work->rows)];
+    status st = STATUS_OK;
+
+    if (!place->seen) {
+        place->seen = true;
+        return work->enqueue(work->context);
+    }
+    if (!place->graph) {
+        st = record(member->dev, work, &place->graph);
+    }
+    if (!st) {
+        st = device_launch(member->dev, place->graph);
+    }
+    if (!st) {
+        comm_launched(member->comm);
+    }
+    return st;
+}
