@@ -11,7 +11,7 @@
 
 #define MODEL "tests/models/stories260k"
 
-enum { PROMPT = 90, STEPS = 8, SAMPLES = 3 };
+enum { PROMPT = 93, STEPS = 5, SAMPLES = 3 };
 
 struct run {
     enum method method;
