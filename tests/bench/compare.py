@@ -39,6 +39,8 @@ def set_up(options, places):
         peers.install(name, options.cache, shlex.split(options.build_wrap))
     for name in NAMES:
         peers.convert(name, places)
+    for name in ("1B", "160M"):
+        peers.convert(name, places, "Q8_0")
 
 
 def run_here(text, places):
@@ -53,8 +55,8 @@ def run_here(text, places):
 
 def run_apart(given, options):
     """One round in a process of its own, behind the wrapper."""
-    command = [*engines.DIES_WITH_US, *shlex.split(options.wrap), sys.executable, __file__, "--cache",
-               str(options.cache), "--cell", json.dumps(given)]
+    command = [*engines.DIES_WITH_US, *shlex.split(options.wrap), sys.executable, __file__,
+               "--cache", str(options.cache), "--cell", json.dumps(given)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode:
         raise RuntimeError((done.stderr.strip() or f"exit status {done.returncode}")[-600:])
@@ -116,7 +118,8 @@ def parse(argv):
     parser.add_argument("--setup", action="store_true", help="make the models, install the peers")
     parser.add_argument("--report", action="store_true", help="only write the report again")
     parser.add_argument("--long", action="store_true", help="also the loads that take long")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="cells with it in their key")
+    parser.add_argument("--only", action="append", metavar="TEXT",
+                        help="cells with it in their key")
     parser.add_argument("--engines", help="only these, by comma")
     parser.add_argument("--rounds", type=int, default=3, help="at most so many of each cell")
     parser.add_argument("--fresh", action="store_true", help="forget the chosen cells first")

@@ -51,6 +51,8 @@ def load(model, tokens, new, batch=1, peers=PEERS, methods=("FULL",), seconds=No
 
 def all_cells():
     """Short loads first: each group answers one line of the goals or more."""
+    quick = ("llama.cpp flash", "transformers", "vLLM")  # without flash it takes twice as long
+    served = ("llama.cpp", "llama.cpp flash", "vLLM")
     cells = []
     cells += load("1B", 2048, 32, seconds=(12, 25))
     cells += load("1B", 16, 64, seconds=(10, 20))
@@ -58,22 +60,43 @@ def all_cells():
     cells += load("160M", 8192, 64, seconds=(10, 30), methods=("FULL", "FASTKV"))
     cells += load("160M", 256, 64, batch=8, seconds=(5, 15))
     cells += load("160M", 256, 64, batch=32, seconds=(8, 20))
-    cells += load("1B", 128, 32, batch=8, seconds=(12, 25), peers=("llama.cpp", "vLLM"))
-    cells += load("1B", 128, 32, batch=32, seconds=(15, 40), peers=("llama.cpp", "vLLM"))
+    cells += load("1B", 128, 32, batch=8, seconds=(12, 25), peers=served)
+    cells += load("1B", 128, 32, batch=32, seconds=(25, 40), peers=served)
     cells += [Cell("winnow", "160M", 8192, 64, workers=2, threads=1, seconds=10),
               Cell("winnow", "1B", 2048, 32, workers=2, threads=1, seconds=12)]
     cells += load("SmolLM2", 6000, 128, seconds=(12, 40), methods=("FULL", "FASTKV"),
                   peers=("llama.cpp", "llama.cpp flash", "transformers"))
+    cells += in_eight_bits()
     cells += load("160M", 32768, 256, seconds=(50, 200), methods=("FULL", "FASTKV", "HEADKV"),
                   peers=())
-    cells += load("1B", 8192, 32, seconds=(40, 80), methods=("FULL", "FASTKV"))
-    cells += load("160M", 32768, 256, seconds=(50, 200), methods=(), rounds=1)
-    cells += load("160M", 32768, 64, batch=8, seconds=(400, 0), methods=("FULL", "FASTKV"),
-                  peers=(), rounds=1, long=True)
-    cells += load("160M", 131072, 64, seconds=(700, 0), methods=("FASTKV", "FULL"), peers=(),
-                  rounds=1, long=True)
-    cells += load("1B", 32768, 256, seconds=(250, 700), methods=("FULL", "FASTKV"), rounds=1,
-                  long=True, peers=("transformers", "vLLM", "llama.cpp flash"))
-    cells += load("160M", 32768, 64, batch=32, seconds=(1500, 0), methods=("FULL", "FASTKV"),
-                  peers=(), rounds=1, long=True)
+    cells += load("1B", 8192, 32, seconds=(40, 70), methods=("FULL", "FASTKV"), peers=quick)
+    cells += load("160M", 32768, 256, seconds=(50, 250), methods=(), peers=quick, rounds=1)
+    cells += long_cells(quick)
+    return cells
+
+
+def in_eight_bits():
+    """Weights in int8 against llama.cpp's Q8_0, and K/V in int8."""
+    cells = []
+    for model, new in (("1B", 64), ("160M", 128)):
+        cells.append(Cell("winnow", model, 16, new, options={"weights": "int8"}))
+        cells += [Cell(peer, model, 16, new, options={"weights": "Q8_0"})
+                  for peer in ("llama.cpp", "llama.cpp flash")]
+    cells += [Cell("winnow", "160M", 8192, 64, options={"kv": "int8"}),
+              Cell("winnow", "160M", 8192, 64, options={"kv": "int8", "weights": "int8"})]
+    return cells
+
+
+def long_cells(peers):
+    """Minutes to an hour for a round; one is enough."""
+    both, once = ("FULL", "FASTKV"), {"rounds": 1, "long": True}
+    cells = load("160M", 32768, 64, batch=8, seconds=(400, 0), methods=both, peers=(), **once)
+    cells += load("160M", 131072, 64, seconds=(600, 0), methods=("FASTKV", "FULL"), peers=(),
+                  **once)
+    cells += load("1B", 32768, 256, seconds=(250, 900), methods=both, peers=peers, **once)
+    cells += load("160M", 32768, 64, batch=32, seconds=(1500, 0), methods=both, peers=(), **once)
+    # as many as fit 8 GB: 403 MB each, and a tenth of it
+    for method, batch in (("FULL", 19), ("FASTKV", 190)):
+        cells.append(Cell("winnow", "160M", 32768, 256, batch, method, seconds=2000,
+                          options={"kv-memory": "8G"}, **once))
     return cells

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .shapes import size_of
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 sys.path[:0] = [str(HERE.parent), str(ROOT / "tests" / "system")]
@@ -40,8 +42,12 @@ class Places:
         return self.cache / "peers" / "llamacpp" / "build" / "bin" / "llama-batched-bench"
 
 
+def config_of(cell, places):
+    return json.loads((places.model(cell.model) / "config.json").read_text())
+
+
 def prompts(cell, places):
-    vocab = json.loads((places.model(cell.model) / "config.json").read_text())["vocab_size"]
+    vocab = config_of(cell, places)["vocab_size"]
     source = np.random.default_rng([SEED, cell.tokens])
     return source.integers(3, vocab - 8, (cell.batch, cell.tokens)).tolist()
 
@@ -96,7 +102,7 @@ def send_headkv(service, cell, places):
     """HEADKV needs a table of heads, which the load generator does not send: all are equal."""
     from service import api, sampling
 
-    config = json.loads((places.model(cell.model) / "config.json").read_text())
+    config = config_of(cell, places)
     heads = config["num_hidden_layers"] * config["num_attention_heads"]
     compression = api.Compression(method=api.METHOD_HEADKV,
                                   headkv=api.HeadKV(head_scores=[1.0] * heads))
@@ -112,7 +118,7 @@ def formula_bytes(cell, places):
     """What the prompt adds to a worker by docs/architecture.md: all workers together."""
     from memory import predict
 
-    config = json.loads((places.model(cell.model) / "config.json").read_text())
+    config = config_of(cell, places)
     parts = [predict(config, cell.method, cell.tokens, cell.new, rank, cell.workers, 2)
              for rank in range(cell.workers)]
     return sum(sum(part.values()) for part in parts)
@@ -122,8 +128,10 @@ def run_winnow(cell, places):
     from memory import growth, memory
     from service import Service
 
-    limits = ["--threads", cell.threads, "--max-context", cell.tokens + cell.new + 64,
-              "--kv-memory", cell.options.get("kv-memory", "12G"), "--queue-requests", 1024]
+    context = cell.tokens + cell.new + 64
+    pages = cell.batch * context * size_of(config_of(cell, places)).kv_bytes
+    limits = ["--threads", cell.threads, "--max-context", context, "--queue-requests", 1024,
+              "--kv-memory", cell.options.get("kv-memory", pages * 11 // 10 + (64 << 20))]
     if cell.batch > 1:
         limits += ["--itl-target-ms", 60000]  # prompts first, as the peers' benchmarks do
     for option in ("weights", "kv"):

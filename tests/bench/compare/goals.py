@@ -123,6 +123,12 @@ def decode_goals(r):
         value = ratio(r.median(load, "winnow FULL", "decode_tps"),
                       r.best(load, "decode_tps", LLAMACPP))
         yield Goal(f"decode, depth 0, {load[0]}", "not behind llama.cpp", value, 1.0)
+    for load in (("1B", 16, 64, 1), ("160M", 16, 128, 1)):
+        eight = [f"{peer} weights=Q8_0" for peer in LLAMACPP]
+        value = ratio(r.median(load, "winnow FULL weights=int8", "decode_tps"),
+                      r.best(load, "decode_tps", eight))
+        yield Goal(f"decode, depth 0, {load[0]}, weights in int8", "not behind llama.cpp's Q8_0",
+                   value, 1.0)
     for load in (("160M", 8192, 64, 1), ("160M", 32768, 256, 1)):
         yield Goal(f"decode, depth {load[1] // 1024}k, 160M", "80 % of the bandwidth over W + K",
                    r.of_bandwidth(load, "winnow FULL"), 0.80, unit="%")
@@ -146,6 +152,11 @@ def fastkv_goals(r):
     for load in (("160M", 32768, 256, 1), ("160M", 32768, 64, 8), ("160M", 32768, 64, 32),
                  ("160M", 131072, 64, 1), ("1B", 32768, 256, 1)):
         yield fastkv_decode(r, load)
+    full, fast = (r.median(("160M", 32768, 256, n), f"winnow {method} kv-memory=8G", "total_s")
+                  for method, n in (("FULL", 19), ("FASTKV", 190)))
+    yield Goal("requests of 32k in 8 GB of KV memory, 160M: FASTKV against FULL",
+               "5.07x the requests a second (the paper)",
+               ratio(190 / fast, 19 / full) if full and fast else None, 5.07)
     yield fastkv_end_to_end(r)
     yield from headkv_goals(r)
 

@@ -43,7 +43,7 @@ def figures(r):
              "of bandwidth", "whole s", "peak MiB")]
     for load in r.loads():
         for engine in r.engines(load):
-            full = not any(engine.startswith(f"winnow {m}") for m in ("FASTKV", "HEADKV"))
+            full = "=" not in engine and "FASTKV" not in engine and "HEADKV" not in engine
             peak = r.median(load, engine, "peak_bytes")
             rows.append((load_name(load), engine, str(len(r.values(load, engine, "ttft_s"))),
                          spread(r.values(load, engine, "ttft_s"), 2, False),

@@ -1,5 +1,7 @@
-"""One measurement with vLLM's CPU build, in an environment of its own: a cell as JSON on stdin (cells.py), and
-the last line of stdout is its result."""
+"""One measurement with vLLM's CPU build, in an environment of its own.
+
+A cell as JSON on stdin (cells.py); the last line of stdout is its result.
+"""
 import json
 import os
 import re

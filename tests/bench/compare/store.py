@@ -51,13 +51,8 @@ class Store:
 
 
 def plan(cells, store):
-    """(round, cell) that are missing: a load's engines in turn, round after round of each load."""
-    missing, loads = [], {}
-    for cell in cells:
-        loads.setdefault(cell.load, []).append(cell)
-    for group in loads.values():
-        for turn in range(max(cell.rounds for cell in group)):
-            missing += [(turn, cell) for cell in group
-                        if turn < cell.rounds and store.rounds(cell) <= turn
-                        and not store.failed(cell)]
-    return missing
+    """(round, cell) that are missing: a round of everything, the engines of a load in turn, and
+    then the next."""
+    return [(turn, cell) for turn in range(max((cell.rounds for cell in cells), default=0))
+            for cell in cells
+            if turn < cell.rounds and store.rounds(cell) <= turn and not store.failed(cell)]
