@@ -59,7 +59,8 @@ def run_apart(given, options):
                "--cache", str(options.cache), "--cell", json.dumps(given)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip() or f"exit status {done.returncode}")[-600:])
+        said = done.stderr.strip().splitlines()
+        raise RuntimeError(said[-1] if said else f"exit status {done.returncode}")
     return engines.last_json(done.stdout)
 
 

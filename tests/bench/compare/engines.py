@@ -66,8 +66,8 @@ def execute(command, environment=None, given=None):
                           text=True, capture_output=True,
                           env={**os.environ, **(environment or {})})
     if done.returncode:
-        raise RuntimeError(f"{Path(command[0]).name}: exit status {done.returncode}: "
-                           f"{(done.stderr or done.stdout).strip()[-600:]}")
+        said = " ".join((done.stderr or done.stdout).split())
+        raise RuntimeError(f"{Path(command[0]).name}: exit status {done.returncode}: {said[-300:]}")
     return done.stdout
 
 
@@ -185,7 +185,8 @@ def run_vllm(cell, places):
                    "VLLM_CPU_OMP_THREADS_BIND": "0-1", "HF_HUB_OFFLINE": "1",
                    "LD_PRELOAD": str(openmp), "VLLM_LOGGING_LEVEL": "WARNING",
                    "VLLM_NO_USAGE_STATS": "1"}
-    return run_script(cell, places, "vllm", "run_vllm.py", environment, eager=True, chunk=2048)
+    return run_script(cell, places, "vllm", "run_vllm.py", environment,
+                      eager=cell.options.get("eager", True), chunk=2048)
 
 
 ENGINES = {"winnow": run_winnow, "llama.cpp": run_llamacpp, "llama.cpp flash": run_llamacpp,
