@@ -36,7 +36,8 @@ struct link {
     pthread_cond_t changed;
     struct rpc_stream *stream; /* NULL while there is none */
     uint64_t epoch;            /* of the last assignment; 0: in no group */
-    bool left;                 /* the epoch is over: waits for keys end */
+    uint64_t engine_epoch;     /* of the assignment that the engine thread took last */
+    bool left;                 /* the epoch is over */
     uint32_t loaded_rank, loaded_size;
     struct comm *comm;
     struct link_event events[LINK_MAX_EVENTS];
@@ -104,6 +105,9 @@ void link_next(struct link *link, struct link_event *out)
         *out = link->events[link->first_event];
         link->first_event = (link->first_event + 1) % LINK_MAX_EVENTS;
         link->n_events--;
+        if (out->kind == LINK_ASSIGN) {
+            link->engine_epoch = out->assign.epoch;
+        }
     }
     pthread_mutex_unlock(&link->mutex);
 }
@@ -385,7 +389,7 @@ static status store_set(void *context, const char *key, const void *data, size_t
     Winnow__V1__StoreEntry m = WINNOW__V1__STORE_ENTRY__INIT;
 
     pthread_mutex_lock(&link->mutex);
-    m.epoch = link->epoch;
+    m.epoch = link->engine_epoch;
     pthread_mutex_unlock(&link->mutex);
     m.key = text(key);
     m.value.data = (uint8_t *)data;
@@ -429,6 +433,12 @@ static status copy_entry(const struct entry *entry, void **out, size_t *out_byte
     return STATUS_OK;
 }
 
+/* What the engine thread joins or has joined is over; the next epoch may be assigned already. */
+static bool is_over(const struct link *link)
+{
+    return link->left || link->epoch != link->engine_epoch || atomic_load(&link->stopping);
+}
+
 static status store_get(void *context, const char *key, int timeout_ms, void **out,
                         size_t *out_bytes)
 {
@@ -438,7 +448,7 @@ static status store_get(void *context, const char *key, int timeout_ms, void **o
     bool late = false;
 
     pthread_mutex_lock(&link->mutex);
-    while (!link->left && !late && !atomic_load(&link->stopping)) {
+    while (!is_over(link) && !late) {
         entry = find_entry(link, key);
         if (entry) {
             break;
@@ -458,7 +468,7 @@ static int store_over(void *context)
     struct link *link = context;
 
     pthread_mutex_lock(&link->mutex);
-    int over = link->left || atomic_load(&link->stopping);
+    int over = is_over(link);
     pthread_mutex_unlock(&link->mutex);
     return over;
 }
@@ -473,7 +483,7 @@ void link_watch(struct link *link, struct comm *comm)
 {
     pthread_mutex_lock(&link->mutex);
     link->comm = comm;
-    if (comm && link->left) {
+    if (comm && is_over(link)) {
         comm_abort(comm); /* the group ended while it was being joined */
     }
     pthread_mutex_unlock(&link->mutex);

@@ -2,12 +2,13 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
 
-from service import BUILD, SERVING, api, full, grpc, prompt, sampling
+from service import BUILD, SERVING, Service, api, full, grpc, prompt, sampling
 
 ALL = os.environ.get("WINNOW_TEST_LONG")  # tests/run.sh --all
 HEARTBEAT_S = 3
@@ -154,3 +155,47 @@ class Worker:
             self.process.kill()
             self.process.wait()
             return "killed: it did not stop within 20 s"
+
+
+def stop_for(service, seconds):
+    os.kill(service.process.pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(service.process.pid, signal.SIGCONT)
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+class Cluster:
+    """A coordinator on fixed ports, which can come back, and workers that are not its children."""
+
+    def __init__(self, model, dtype, workers=2):
+        self.model, self.dtype = model, dtype
+        self.worker_address = f"127.0.0.1:{free_port()}"
+        self.listen = f"127.0.0.1:{free_port()}"
+        self.workers = [Worker(model, self.worker_address) for _ in range(workers)]
+        self.service = None
+
+    def coordinator(self):
+        """Starts it, for the first time or again."""
+        service = Service(self.model, workers=0, dtype=self.dtype, wait=False, options=[
+            *OPTIONS, "--tp", "2", "--listen", self.listen, "--worker-listen",
+            self.worker_address])
+        if hasattr(self.service, "solo"):
+            for known in ("long", "short", "solo", "long_solo"):
+                setattr(service, known, getattr(self.service, known))
+        self.service = service.__enter__()
+        return self.service
+
+    def __enter__(self):
+        self.coordinator()
+        return self
+
+    def __exit__(self, kind, *_):
+        codes = [worker.stop() for worker in self.workers]
+        self.service.__exit__(kind, None, None)
+        if kind is None:
+            assert all(code in (0, -signal.SIGKILL) for code in codes), codes

@@ -2,13 +2,12 @@
 within a bounded time, and everything is served again.  Cut networks: test_partitions.py."""
 import os
 import signal
-import socket
 import time
 
 import pytest
 
-from faults import (ALL, DETECTED_S, FORMED_S, OPTIONS, Call, Worker, await_log, learn, serves_right,
-                    short_answer, start_in)
+from faults import (ALL, DETECTED_S, FORMED_S, OPTIONS, Call, Cluster, Worker, await_log, learn,
+                    serves_right, short_answer, start_in, stop_for)
 from service import MODELS, NOT_SERVING, SERVING, Service, api, full, prompt, sampling
 
 NEEDLE = MODELS / "needle-tiny"
@@ -78,12 +77,6 @@ def test_workers_leave_a_coordinator_that_is_stopped_for_long(local):
     assert local.workers() == workers
 
 
-def stop_for(service, seconds):
-    os.kill(service.process.pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.kill(service.process.pid, signal.SIGCONT)
-
-
 def test_other_groups_do_not_notice(needle_cases):
     """Three groups of one rank decode; each of two loses its worker, one after the other."""
     options = [*OPTIONS, "--tp", "1"]
@@ -108,46 +101,10 @@ def test_other_groups_do_not_notice(needle_cases):
 
 # ---- workers that are no children ----
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-class Cluster:
-    """A coordinator on fixed ports, which can come back, and workers that are not its children."""
-
-    def __init__(self, workers=2):
-        self.worker_address = f"127.0.0.1:{free_port()}"
-        self.listen = f"127.0.0.1:{free_port()}"
-        self.workers = [Worker(NEEDLE, self.worker_address) for _ in range(workers)]
-        self.service = None
-
-    def coordinator(self):
-        """Starts it, for the first time or again."""
-        service = Service(NEEDLE, workers=0, dtype="float32", wait=False, options=[
-            *OPTIONS, "--tp", "2", "--listen", self.listen, "--worker-listen",
-            self.worker_address])
-        if self.service:
-            for known in ("long", "short", "solo", "long_solo"):
-                setattr(service, known, getattr(self.service, known))
-        self.service = service.__enter__()
-        return self.service
-
-    def __enter__(self):
-        self.coordinator().wait_for_health(SERVING, FORMED_S)
-        return self
-
-    def __exit__(self, kind, *_):
-        codes = [worker.stop() for worker in self.workers]
-        self.service.__exit__(kind, None, None)
-        if kind is None:
-            assert all(code in (0, -signal.SIGKILL) for code in codes), codes
-
-
 @pytest.fixture(scope="module")
 def cluster(needle_cases):
-    with Cluster() as cluster:
+    with Cluster(NEEDLE, "float32") as cluster:
+        cluster.service.wait_for_health(SERVING, FORMED_S)
         learn(cluster.service, needle_cases)
         yield cluster
 

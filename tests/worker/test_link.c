@@ -309,6 +309,31 @@ static void test_a_stopped_link_says_bye_and_frees_its_reader(void **state)
     end(&c, link);
 }
 
+/* A rank that loads learns later that its group was lost and another formed. */
+static void test_a_rendezvous_ends_with_its_epoch_though_the_next_is_assigned(void **state)
+{
+    struct coordinator c;
+    struct link *link;
+    void *value;
+    size_t bytes;
+
+    (void)state;
+    begin(&c, &link);
+    expect(&c, 0, WORKER_HELLO);
+    say_assign(&c, 1);
+    next(link, LINK_ASSIGN);
+    const struct comm_store store = link_store(link);
+    CHECK(!store.over(store.context));
+    say_leave(&c, 1);
+    say_assign(&c, 2);
+    CHECK_FAILS(store.get(store.context, "address of rank 0", 60000, &value, &bytes),
+                STATUS_UNAVAILABLE, "dissolved");
+    next(link, LINK_LEAVE);
+    next(link, LINK_ASSIGN);
+    CHECK(!store.over(store.context));
+    end(&c, link);
+}
+
 static void test_a_link_that_drains_says_so_and_stops_when_the_group_is_left(void **state)
 {
     struct coordinator c;
@@ -333,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_keys_of_the_rendezvous_are_relayed),
         cmocka_unit_test(test_a_worker_comes_back_to_a_new_coordinator),
         cmocka_unit_test(test_a_stopped_link_says_bye_and_frees_its_reader),
+        cmocka_unit_test(test_a_rendezvous_ends_with_its_epoch_though_the_next_is_assigned),
         cmocka_unit_test(test_a_link_that_drains_says_so_and_stops_when_the_group_is_left),
     };
 
