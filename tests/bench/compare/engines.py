@@ -194,12 +194,13 @@ ENGINES = {"winnow": run_winnow, "llama.cpp": run_llamacpp, "llama.cpp flash": r
 
 
 def read_speed(threads):
-    """The machine's read bandwidth just now: on a shared host it changes."""
+    """The machine's read bandwidth just now: on a shared host it changes.  After the engine's run,
+    whose memory is measured as the largest of this process's children."""
     text = execute(["taskset", "-c", "0,1", ROOT / "build" / "bin" / "winnow-bench-kernels",
                     "--read", threads])
     return last_json(text)["read_gbs"]
 
 
 def run(cell, places):
-    speed = read_speed(cell.workers * cell.threads)
-    return {"read_gbs": speed, **ENGINES[cell.engine](cell, places)}
+    result = ENGINES[cell.engine](cell, places)
+    return {**result, "read_gbs": read_speed(cell.workers * cell.threads)}

@@ -51,7 +51,7 @@ def figures(r):
                          spread(r.values(load, engine, "decode_tps"), 1, True),
                          percent(r.of_bandwidth(load, engine)) if full else "-",
                          spread(r.values(load, engine, "total_s"), 1, False),
-                         f"{peak / (1 << 20):,.0f}"))
+                         f"{peak / (1 << 20):,.0f}" if peak else "-"))
     return table(rows)
 
 
