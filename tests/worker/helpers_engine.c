@@ -7,8 +7,9 @@
 
 status bench_open(struct bench *out, struct comm *comm, const struct bench_config *config)
 {
-    const struct device_config device = {
-        .dtype = config->dtype, .int8_weights = config->int8_weights, .threads = 1};
+    const struct device_config device = {.dtype = config->dtype,
+                                         .int8_weights = config->int8_weights,
+                                         .threads = config->threads ? config->threads : 1};
     const struct engine_config engine = {
         .max_context = config->max_context,
         .kv_bytes = config->kv_bytes,

@@ -16,6 +16,7 @@ struct bench_config {
     bool unchecked; /* selections are not compared across ranks */
     bool int8_weights;
     bool no_graphs; /* decode steps are not recorded */
+    int threads;    /* of the device; 0: one */
 };
 
 /* Device, model and engine of one rank. */
