@@ -6,6 +6,7 @@
 #include "kernels/cpu/decode.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/int8.h"
+#include "kernels/cpu/linear_packed.h"
 #include "kernels/cpu/linear_rows.h"
 #include "kernels/cpu/window.h"
 
@@ -67,6 +68,7 @@ static const struct cpu_isa isa_avx512_bf16 = {
     .int8_dot = int8_dot_avx512_bf16,
     .linear_rows_f32 = &linear_rows_f32_avx512,
     .linear_rows_bf16 = &linear_rows_bf16_avx512_bf16,
+    .linear_packed = &linear_packed_avx512_bf16,
     .attention_f32 = &attention_avx512,
     .attention_bf16 = &attention_avx512_bf16,
     .window = &window_avx512,

@@ -1,5 +1,5 @@
 /*
- * linear.c - out = x w^T for a chunk of one prompt, by the library's GEMM.
+ * linear.c - out = x w^T for a chunk of one prompt, by the library's GEMM or linear_packed.h.
  *
  * Where the processor has no bf16 arithmetic the library's bf16 product is missing or slow:
  * there, blocks of x and of the weights are widened to float32 in bounded scratch.
@@ -8,8 +8,10 @@
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/int8.h"
+#include "kernels/cpu/linear_packed.h"
 
 enum {
+    FEW_ROWS = 16, /* too few to pack weights for */
     DIRECT_FEATURES = 2048,
     BLOCK_ROWS = 512,
     BLOCK_WEIGHTS = 2 << 20, /* elements */
@@ -158,6 +160,10 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
     }
     if (dev->dtype == DTYPE_BF16 && !cpu_device(dev)->isa->bf16_gemm) {
         return linear_widened(dev, out, out_dtype, x, w, rows);
+    }
+    if (dev->dtype == DTYPE_BF16 && cpu_device(dev)->isa->linear_packed) {
+        return rows <= FEW_ROWS ? cpu_linear_rows(dev, out, out_dtype, x, w, rows)
+                                : linear_packed(dev, out, out_dtype, x, w, rows);
     }
     return linear_direct(dev, out, out_dtype, x, w, rows);
 }

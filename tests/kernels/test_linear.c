@@ -74,7 +74,11 @@ static void test_linear_is_the_matrix_product(void **state)
 /* More rows and features than one block of either product. */
 static void test_linear_in_several_blocks_is_the_matrix_product(void **state)
 {
-    const struct shape shapes[] = {{515, 70, 40, 0}, {5, 150, 32776, 8}, {3, 4100, 16, 2}};
+    const struct shape shapes[] = {{515, 70, 40, 0},
+                                   {5, 150, 32776, 8},
+                                   {29, 35, 4099, 3},
+                                   {17, 65, 8200, 8},
+                                   {3, 4100, 16, 2}};
 
     (void)state;
     check_shapes(op_linear, shapes, sizeof(shapes) / sizeof(shapes[0]));
