@@ -12,7 +12,6 @@
 
 enum {
     FEATURES = 32,       /* of one task */
-    RUNS = 8,            /* of tasks for each thread: a late one does not hold up the others */
     MIN_BYTES = 1 << 16, /* of weights that are worth a second thread */
     MIN_WORDS = 1 << 14, /* of packed x likewise */
 };
@@ -63,14 +62,6 @@ static void linear_task(const struct job *job, int first)
         } else {
             memcpy((float *)job->out + at, sums + (size_t)r * FEATURES, n * sizeof(float));
         }
-    }
-}
-
-/* Tasks side by side in memory. */
-static void linear_run(const struct job *job, int first, int features)
-{
-    for (int at = first; at < first + features && at < job->w->rows; at += FEATURES) {
-        linear_task(job, at);
     }
 }
 
@@ -141,7 +132,7 @@ status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, cons
     struct job job = {dev, out, out_dtype, x, (size_t)w->cols, w, rows};
     size_t bytes = (size_t)w->rows * (size_t)w->cols * act_bytes(dev);
     int threads = cpu_threads(dev, bytes, MIN_BYTES);
-    int run = (w->rows / FEATURES / threads / RUNS + 1) * FEATURES;
+    int tasks = (w->rows + FEATURES - 1) / FEATURES;
     enum dot_x form = kernels_of(dev)->x_form;
     status st = STATUS_OK;
 
@@ -151,9 +142,10 @@ status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, cons
     if (st) {
         return st;
     }
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int first = 0; first < w->rows; first += run) {
-        linear_run(&job, first, run);
+    /* Long runs first: each new place in memory takes time to come up to speed. */
+#pragma omp parallel for num_threads(threads) schedule(guided) if (threads > 1)
+    for (int task = 0; task < tasks; task++) {
+        linear_task(&job, task * FEATURES);
     }
     return STATUS_OK;
 }

@@ -10,7 +10,7 @@
  */
 #include "kernels/cpu/linear_rows.h"
 
-enum { TILE_ROWS = 4, TILE_FEATURES = VEC_LANES == 16 ? 2 : 1, PREFETCH_BYTES = 2048 };
+enum { TILE_ROWS = 4, TILE_FEATURES = VEC_LANES == 16 ? 2 : 1, AHEAD = 2048, LINE = 64 };
 
 struct dot_tile {
     const char *x[TILE_ROWS];
@@ -39,7 +39,8 @@ static inline __attribute__((always_inline)) void dot_tile_step(struct dot_tile 
     }
 }
 
-/* out of rows r0.. and features j0..; the first tile of a weight row also fetches ahead. */
+/* out of rows r0.. and features j0..; the first tile of a weight row also fetches ahead, since the
+ * processor's own prefetching ends at every page. */
 static inline __attribute__((always_inline)) void dot_tile(const struct dot_rows *a,
                                                            enum dot_kind kind, int r0, int j0,
                                                            const int rows, const int features)
@@ -61,7 +62,9 @@ static inline __attribute__((always_inline)) void dot_tile(const struct dot_rows
     }
     for (; k + 2 * lanes <= cols; k += 2 * lanes) {
         for (int j = 0; j < features && r0 == 0; j++) {
-            __builtin_prefetch(t.w[j] + k * w_bytes + PREFETCH_BYTES);
+            for (size_t line = 0; line < 2 * lanes * w_bytes; line += LINE) {
+                __builtin_prefetch(t.w[j] + k * w_bytes + AHEAD + line);
+            }
         }
         dot_tile_step(&t, kind, rows, features, k, 0, 0);
         dot_tile_step(&t, kind, rows, features, k + lanes, 0, 1);
