@@ -116,7 +116,7 @@ void gpu_probe_look(struct gpu_probe *out)
     look_at_gpus(out);
     out->runtime_version = version_of("libcudart.so.13", "cudaRuntimeGetVersion");
     out->nccl_version = version_of("libnccl.so.2", "ncclGetVersion");
-    out->cublas = dlopen("libcublas.so.13", RTLD_LAZY | RTLD_LOCAL) != NULL;
+    out->cublas = dlopen("libcublasLt.so.13", RTLD_LAZY | RTLD_LOCAL) != NULL;
     if (statvfs("/dev/shm", &shm) == 0) {
         out->shm_bytes = (uint64_t)shm.f_blocks * shm.f_frsize;
     }
@@ -177,7 +177,7 @@ void gpu_probe_missing(const struct gpu_probe *probe, char (*out)[GPU_PROBE_TEXT
         add(&list, "the CUDA runtime: libcudart.so.13 is not here");
     }
     if (!probe->cublas) {
-        add(&list, "cuBLAS: libcublas.so.13 is not here");
+        add(&list, "cuBLAS: libcublasLt.so.13 is not here");
     }
     if (!probe->nccl_version) {
         add(&list, "NCCL, for several GPUs: libnccl.so.2 is not here");

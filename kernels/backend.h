@@ -55,6 +55,12 @@ struct backend {
     status (*linear_rows)(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                           const struct matrix *w, int rows);
     status (*quantize)(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
+    status (*linear_add)(struct device *dev, float *sum, float *scratch, const void *x,
+                         const struct matrix *w, int rows);
+    status (*linear_rows_add)(struct device *dev, float *sum, float *scratch, const void *x,
+                              const struct matrix *w, int rows);
+    status (*add_rmsnorm)(struct device *dev, void *out, float *x, const float *y,
+                          const float *weight, int rows, int cols, float eps);
     status (*rope)(struct device *dev, const struct rope *args);
     status (*attention)(struct device *dev, const struct attention *args);
     status (*window_scores)(struct device *dev, const struct window_scores *args);
@@ -72,8 +78,7 @@ struct backend {
     status (*silu_mul)(struct device *dev, void *out, const void *gate, const void *up, size_t n);
     status (*kv_gather)(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                         const void *k, const void *v, const int32_t *index, int n);
-    status (*kv_append)(struct device *dev, const struct kv_pool *pool, const void *k,
-                        const void *v, const int32_t *slot, int heads);
+    status (*kv_append)(struct device *dev, const struct kv_append *args);
     status (*decode_attention)(struct device *dev, const struct decode_attention *args);
     status (*kv_move)(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                       const int32_t *from, int n);

@@ -204,6 +204,27 @@ status op_quantize(struct device *dev, int8_t *out, float *scale, const struct m
     return dev->backend->quantize(dev, out, scale, w);
 }
 
+status op_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
+                     const struct matrix *w, int rows)
+{
+    assert(rows >= 0 && matrix_valid(w) && sum != scratch);
+    return dev->backend->linear_add(dev, sum, scratch, x, w, rows);
+}
+
+status op_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
+                          const struct matrix *w, int rows)
+{
+    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(w) && sum != scratch);
+    return dev->backend->linear_rows_add(dev, sum, scratch, x, w, rows);
+}
+
+status op_add_rmsnorm(struct device *dev, void *out, float *x, const float *y, const float *weight,
+                      int rows, int cols, float eps)
+{
+    assert(rows >= 0 && cols > 0);
+    return dev->backend->add_rmsnorm(dev, out, x, y, weight, rows, cols, eps);
+}
+
 status op_rope(struct device *dev, const struct rope *args)
 {
     assert(args->rows >= 0 && args->heads > 0 && head_dim_valid(args->head_dim));
@@ -310,11 +331,13 @@ status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_
     return dev->backend->kv_gather(dev, pool, pages, k, v, index, n);
 }
 
-status op_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
-                    const int32_t *slot, int heads)
+status op_kv_append(struct device *dev, const struct kv_append *args)
 {
-    assert(heads >= 0 && pool_valid(pool));
-    return dev->backend->kv_append(dev, pool, k, v, slot, heads);
+    assert(args->rows >= 0 && pool_valid(args->pool) && args->k && args->v);
+    assert(groups_valid(args->cache_heads, args->kv_heads));
+    assert(!args->q || (args->q_heads > 0 && args->positions));
+    assert((!args->q && !args->key_positions) || args->inv_freq);
+    return dev->backend->kv_append(dev, args);
 }
 
 status op_decode_attention(struct device *dev, const struct decode_attention *args)

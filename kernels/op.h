@@ -66,6 +66,13 @@ status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const
  */
 status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
 
+/* sum (rows, w->rows) float32 += x w^T, as op_linear() and op_linear_rows(); `scratch` is as
+ * large, and what it holds then is undefined. */
+status op_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
+                     const struct matrix *w, int rows);
+status op_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
+                          const struct matrix *w, int rows);
+
 /* Rotates x (rows, heads, head_dim) act by positions (rows) and inv_freq (head_dim / 2), pairs
  * (i, i + head_dim / 2), the angle formed in float32; positions NULL only copies.  Row r, head h
  * goes to out + r * row_stride + h * head_stride (elements).  In place when out == x. */
@@ -184,6 +191,10 @@ status op_key_counts(struct device *dev, const struct key_counts *args);
 status op_gather_rows(struct device *dev, void *out, const void *in, const int32_t *index, int n,
                       size_t row_bytes);
 
+/* x += y, then out = op_rmsnorm() of x, in one pass.  x, y (rows, cols) float32. */
+status op_add_rmsnorm(struct device *dev, void *out, float *x, const float *y, const float *weight,
+                      int rows, int cols, float eps);
+
 /* x += y, float32. */
 status op_add(struct device *dev, float *x, const float *y, size_t n);
 
@@ -206,10 +217,22 @@ struct kv_pool {
 status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                     const void *k, const void *v, const int32_t *index, int n);
 
-/* Writes one row a (sequence, cache head): heads = rows * cache_heads in all; k, v
- * (rows, cache_heads, head_dim) act; slot[i] = page * page_rows + row in the pool. */
-status op_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
-                    const int32_t *slot, int heads);
+/*
+ * What a decode step does between its projections and attention, in one pass: each row's keys,
+ * rotated as op_rope() does, and values join their caches, and its queries are rotated in place.
+ * Cache head c takes KV head c / (cache_heads / kv_heads).
+ */
+struct kv_append {
+    const struct kv_pool *pool;
+    const int32_t *slot;          /* (rows * cache_heads): page * page_rows + row in the pool */
+    const void *k, *v;            /* (rows, kv_heads, head_dim) act */
+    void *q;                      /* (rows, q_heads, head_dim) act; NULL: none */
+    const int32_t *positions;     /* (rows), of q */
+    const int32_t *key_positions; /* (rows), of k; NULL: as it is */
+    const float *inv_freq;        /* (head_dim / 2) */
+    int rows, q_heads, kv_heads, cache_heads;
+};
+status op_kv_append(struct device *dev, const struct kv_append *args);
 
 /*
  * One query row a sequence over its pages: cache head c of sequence s sees rows

@@ -172,25 +172,7 @@ static status place_rows(struct step *step)
     return st ? st : device_upload(step->member->dev, s->step, s->host_step, bytes);
 }
 
-static status rotate(const struct step *step, void *x, const int32_t *positions, int heads)
-{
-    const struct model *model = step->member->model;
-    size_t head_dim = (size_t)model->config.head_dim;
-
-    return op_rope(step->member->dev, &(struct rope){
-                                          .out = x,
-                                          .x = x,
-                                          .positions = positions,
-                                          .inv_freq = model->inv_freq,
-                                          .row_stride = (size_t)heads * head_dim,
-                                          .head_stride = head_dim,
-                                          .rows = step->n,
-                                          .heads = heads,
-                                          .head_dim = (int)head_dim,
-                                      });
-}
-
-/* Queries, keys and values of all rows, rotated, in scratch. */
+/* Queries, keys and values of all rows, in scratch; nothing is rotated yet. */
 static status project(const struct step *step, const struct layer_weights *layer)
 {
     const struct model *model = step->member->model;
@@ -206,13 +188,7 @@ static status project(const struct step *step, const struct layer_weights *layer
     if (!st) {
         st = op_linear_rows(dev, s->k, act, s->normed, &layer->k, step->n);
     }
-    if (!st) {
-        st = op_linear_rows(dev, s->v, act, s->normed, &layer->v, step->n);
-    }
-    if (!st) {
-        st = rotate(step, s->q, step->lists.positions, model->split.query_heads);
-    }
-    return st ? st : rotate(step, s->k, step->lists.key_positions, model->split.kv_heads);
+    return st ? st : op_linear_rows(dev, s->v, act, s->normed, &layer->v, step->n);
 }
 
 /* Where a part's rows of x (rows, heads, head_dim) begin. */
@@ -224,29 +200,28 @@ static void *part_of(const struct step *step, const struct part *part, void *x, 
     return (char *)x + elements * dtype_bytes(device_dtype(step->member->dev));
 }
 
-/* The part's new keys and values to the cache; a KV head's go to each query head that has its
- * own cache. */
+/* The part's queries are rotated, and its new keys and values join the cache; a KV head's go to
+ * each query head that has its own cache. */
 static status append(const struct step *step, const struct part *part, size_t cell)
 {
     const struct model *model = step->member->model;
     struct scratch *s = step->member->scratch;
-    struct device *dev = step->member->dev;
-    size_t bytes = (size_t)model->config.head_dim * dtype_bytes(device_dtype(dev));
-    const void *k = part_of(step, part, s->k, model->split.kv_heads);
-    const void *v = part_of(step, part, s->v, model->split.kv_heads);
-    int heads = part->n * part->heads;
-    status st = STATUS_OK;
 
-    if (part->heads != model->split.kv_heads) {
-        st = op_gather_rows(dev, s->wide_k, k, s->kv_head_of, heads, bytes);
-        if (!st) {
-            st = op_gather_rows(dev, s->wide_v, v, s->kv_head_of, heads, bytes);
-        }
-        k = s->wide_k;
-        v = s->wide_v;
-    }
-    return st ? st
-              : op_kv_append(dev, kvcache_pool(step->cache), k, v, step->lists.slot + cell, heads);
+    return op_kv_append(step->member->dev,
+                        &(struct kv_append){
+                            .pool = kvcache_pool(step->cache),
+                            .slot = step->lists.slot + cell,
+                            .k = part_of(step, part, s->k, model->split.kv_heads),
+                            .v = part_of(step, part, s->v, model->split.kv_heads),
+                            .q = part_of(step, part, s->q, model->split.query_heads),
+                            .positions = step->lists.positions + part->first,
+                            .key_positions = step->lists.key_positions + part->first,
+                            .inv_freq = model->inv_freq,
+                            .rows = part->n,
+                            .q_heads = model->split.query_heads,
+                            .kv_heads = model->split.kv_heads,
+                            .cache_heads = part->heads,
+                        });
 }
 
 /* Row `row` of a part's attention, alone. */
@@ -314,7 +289,7 @@ static status run_layer(const struct step *step, int layer)
         }
     }
     return st ? st
-              : forward_output(step->member, &model->layers[layer], op_linear_rows, s->residual,
+              : forward_output(step->member, &model->layers[layer], &forward_rows, s->residual,
                                step->n);
 }
 

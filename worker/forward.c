@@ -1,5 +1,8 @@
 #include "worker/forward.h"
 
+const struct forward_products forward_chunk = {op_linear, op_linear_add};
+const struct forward_products forward_rows = {op_linear_rows, op_linear_rows_add};
+
 status forward_embed(const struct member *member, float *residual, const int32_t *ids, int n)
 {
     const struct model *model = member->model;
@@ -19,34 +22,67 @@ status forward_begin_embed(const struct member *member, float *residual, const i
     return st ? st : comm_begin_all_reduce(member->comm, residual, floats, ticket);
 }
 
-/* residual += x w^T, each rank having some of the columns. */
-static status project(const struct member *member, const struct matrix *w, forward_linear *linear,
-                      float *residual, const void *x, int rows)
+/* scratch->partial = x w^T, each rank having some of the columns. */
+static status sum_over_ranks(const struct member *member, const struct matrix *w,
+                             forward_linear *linear, const void *x, int rows)
 {
     float *partial = member->scratch->partial;
-    size_t n = (size_t)rows * (size_t)w->rows;
     status st = linear(member->dev, partial, DTYPE_F32, x, w, rows);
 
-    if (!st) {
-        st = comm_all_reduce(member->comm, partial, n);
-    }
-    return st ? st : op_add(member->dev, residual, partial, n);
+    return st ? st : comm_all_reduce(member->comm, partial, (size_t)rows * (size_t)w->rows);
 }
 
-/* scratch->gate (rows, MLP columns) = what the down projection takes. */
-static status mlp_columns(const struct member *member, const struct layer_weights *layer,
-                          forward_linear *linear, const float *residual, int rows)
+static status norm(const struct member *member, const struct layer_weights *layer,
+                   const float *residual, int rows)
+{
+    const struct model_config *config = &member->model->config;
+
+    return op_rmsnorm(member->dev, member->scratch->normed, residual, layer->attention_norm, rows,
+                      config->hidden, config->rms_eps);
+}
+
+/* residual += attended wo^T, and scratch->normed = its norm. */
+static status project_and_norm(const struct member *member, const struct layer_weights *layer,
+                               const struct forward_products *products, float *residual, int rows)
 {
     const struct model_config *config = &member->model->config;
     struct scratch *s = member->scratch;
+    status st;
+
+    if (comm_size(member->comm) == 1) {
+        st = products->add(member->dev, residual, s->partial, s->attended, &layer->o, rows);
+        return st ? st : norm(member, layer, residual, rows);
+    }
+    st = sum_over_ranks(member, &layer->o, products->linear, s->attended, rows);
+    return st ? st
+              : op_add_rmsnorm(member->dev, s->normed, residual, s->partial, layer->attention_norm,
+                               rows, config->hidden, config->rms_eps);
+}
+
+/* residual += x w^T, each rank having some of the columns. */
+static status project(const struct member *member, const struct matrix *w,
+                      const struct forward_products *products, float *residual, const void *x,
+                      int rows)
+{
+    float *partial = member->scratch->partial;
+    status st;
+
+    if (comm_size(member->comm) == 1) {
+        return products->add(member->dev, residual, partial, x, w, rows);
+    }
+    st = sum_over_ranks(member, w, products->linear, x, rows);
+    return st ? st : op_add(member->dev, residual, partial, (size_t)rows * (size_t)w->rows);
+}
+
+/* scratch->gate (rows, MLP columns) = what the down projection takes, from scratch->normed. */
+static status mlp_columns(const struct member *member, const struct layer_weights *layer,
+                          forward_linear *linear, int rows)
+{
+    struct scratch *s = member->scratch;
     enum dtype act = device_dtype(member->dev);
     size_t mlp = (size_t)rows * (size_t)layer->gate.rows;
-    status st = op_rmsnorm(member->dev, s->normed, residual, layer->attention_norm, rows,
-                           config->hidden, config->rms_eps);
+    status st = linear(member->dev, s->gate, act, s->normed, &layer->gate, rows);
 
-    if (!st) {
-        st = linear(member->dev, s->gate, act, s->normed, &layer->gate, rows);
-    }
     if (!st) {
         st = linear(member->dev, s->up, act, s->normed, &layer->up, rows);
     }
@@ -54,15 +90,14 @@ static status mlp_columns(const struct member *member, const struct layer_weight
 }
 
 status forward_output(const struct member *member, const struct layer_weights *layer,
-                      forward_linear *linear, float *residual, int rows)
+                      const struct forward_products *products, float *residual, int rows)
 {
-    struct scratch *s = member->scratch;
-    status st = project(member, &layer->o, linear, residual, s->attended, rows);
+    status st = project_and_norm(member, layer, products, residual, rows);
 
     if (!st) {
-        st = mlp_columns(member, layer, linear, residual, rows);
+        st = mlp_columns(member, layer, products->linear, rows);
     }
-    return st ? st : project(member, &layer->down, linear, residual, s->gate, rows);
+    return st ? st : project(member, &layer->down, products, residual, member->scratch->gate, rows);
 }
 
 static status begin_projection(const struct member *member, const struct matrix *w,
@@ -83,8 +118,11 @@ status forward_begin_output(const struct member *member, const struct layer_weig
 status forward_begin_mlp(const struct member *member, const struct layer_weights *layer,
                          forward_linear *linear, struct forward_sum *sum)
 {
-    status st = mlp_columns(member, layer, linear, sum->residual, sum->rows);
+    status st = norm(member, layer, sum->residual, sum->rows);
 
+    if (!st) {
+        st = mlp_columns(member, layer, linear, sum->rows);
+    }
     return st ? st : begin_projection(member, &layer->down, linear, member->scratch->gate, sum);
 }
 

@@ -19,9 +19,17 @@ status forward_embed(const struct member *member, float *residual, const int32_t
 status forward_begin_embed(const struct member *member, float *residual, const int32_t *ids, int n,
                            uint64_t *ticket);
 
+/* How products are formed: of a chunk of a prompt, or of rows of different sequences. */
+struct forward_products {
+    forward_linear *linear;
+    status (*add)(struct device *dev, float *sum, float *scratch, const void *x,
+                  const struct matrix *w, int rows);
+};
+extern const struct forward_products forward_chunk, forward_rows;
+
 /* residual += attended wo^T, then residual += MLP(residual), rows of scratch->attended. */
 status forward_output(const struct member *member, const struct layer_weights *layer,
-                      forward_linear *linear, float *residual, int rows);
+                      const struct forward_products *products, float *residual, int rows);
 
 /* The same in parts, for sums over ranks that are on their way while other rows are computed. */
 

@@ -175,7 +175,7 @@ static status complete_layer(struct prompt_phase *phase, const struct slice *sli
     if (phase->flight->partial) {
         return flight_take_off(phase, slice);
     }
-    return forward_output(phase->member, phase_weights(phase, slice->layer), op_linear,
+    return forward_output(phase->member, phase_weights(phase, slice->layer), &forward_chunk,
                           residual_row(phase, slice->begin), slice->end - slice->begin);
 }
 
@@ -261,7 +261,8 @@ static status rest_of_chosen(struct prompt_phase *phase, const struct slice *sli
         st = attend(phase, rows, 0, index, slice->rows);
     }
     if (!st) {
-        st = forward_output(member, phase_weights(phase, slice->layer), op_linear, residual, rows);
+        st = forward_output(member, phase_weights(phase, slice->layer), &forward_chunk, residual,
+                            rows);
     }
     if (!st) {
         st = op_gather_rows(member->dev, residual_row(phase, slice->begin), residual,

@@ -52,8 +52,6 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
         {&s->q, SLICE_ROWS * query, act, "query rows"},
         {&s->k, SLICE_ROWS * key, act, "key rows"},
         {&s->v, SLICE_ROWS * key, act, "value rows"},
-        {&s->wide_k, SCRATCH_DECODE_ROWS * query, act, "keys by query head"},
-        {&s->wide_v, SCRATCH_DECODE_ROWS * query, act, "values by query head"},
         {&s->attended, SLICE_ROWS * query, act, "attention rows"},
         {&s->ranked, 2 * context * (size_t)model->config.head_dim, act, "keys by rank"},
         {&s->lse, SLICE_ROWS * (size_t)split->query_heads, sizeof(float), "normalisers"},
@@ -70,8 +68,6 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
         {&s->in_order, SLICE_ROWS, sizeof(int32_t), "row numbers"},
         {&s->row_weights, SLICE_ROWS, sizeof(float), "row weights"},
         {&s->step, step_bytes(model), 1, "lists of a step"},
-        {&s->kv_head_of, SCRATCH_DECODE_ROWS * (size_t)split->query_heads, sizeof(int32_t),
-         "KV heads of query heads"},
         {&s->key_counts, (size_t)split->query_heads * OP_KEY_BINS, sizeof(int32_t),
          "counts of scores"},
         {&s->key_sums, OP_KEY_BINS, sizeof(int64_t), "sums of counts"},
@@ -126,8 +122,8 @@ static status allocate_host(struct scratch *s, const struct model *model, int ma
     return STATUS_OK;
 }
 
-/* to[i] = i / by. */
-static status upload_quotients(struct scratch *s, int32_t *to, int n, int by)
+/* to[i] = i. */
+static status upload_numbers(struct scratch *s, int32_t *to, int n)
 {
     int32_t *numbers = malloc((size_t)n * sizeof(*numbers));
 
@@ -135,7 +131,7 @@ static status upload_quotients(struct scratch *s, int32_t *to, int n, int by)
         return status_fail(STATUS_EXHAUSTED, "scratch: out of memory");
     }
     for (int i = 0; i < n; i++) {
-        numbers[i] = i / by;
+        numbers[i] = i;
     }
     status st = device_upload(s->dev, to, numbers, (size_t)n * sizeof(*numbers));
     free(numbers);
@@ -165,11 +161,7 @@ status scratch_create(struct scratch **out, struct device *dev, const struct mod
     }
     st = allocate_host(s, model, max_context, ranks);
     if (!st) {
-        st = upload_quotients(s, s->in_order, SLICE_ROWS, 1);
-    }
-    if (!st) {
-        st = upload_quotients(s, s->kv_head_of, SCRATCH_DECODE_ROWS * model->split.query_heads,
-                              model->split.query_heads / model->split.kv_heads);
+        st = upload_numbers(s, s->in_order, SLICE_ROWS);
     }
     if (st) {
         goto fail;

@@ -18,17 +18,16 @@ enum {
 
 struct scratch {
     /* Rows of a chunk or of a decode step: (SLICE_ROWS, ...). */
-    void *normed;          /* hidden, act */
-    void *q;               /* query heads * head_dim, act */
-    void *k, *v;           /* kv heads * head_dim, act */
-    void *wide_k, *wide_v; /* (SCRATCH_DECODE_ROWS, query heads * head_dim), act */
-    void *attended;        /* query heads * head_dim, act */
-    void *ranked;          /* (2, max_context, head_dim): keys and values of one head, ranked.h */
-    float *lse;            /* (query heads, SLICE_ROWS): of the rows' attention */
-    void *gate, *up;       /* MLP columns, act */
-    float *partial;        /* hidden: this rank's summand of a projection */
-    float *residual;       /* hidden: chosen rows of a chunk, or the rows of a decode step */
-    float *logits;         /* (SCRATCH_DECODE_ROWS, vocabulary rows) */
+    void *normed;    /* hidden, act */
+    void *q;         /* query heads * head_dim, act */
+    void *k, *v;     /* kv heads * head_dim, act */
+    void *attended;  /* query heads * head_dim, act */
+    void *ranked;    /* (2, max_context, head_dim): keys and values of one head, ranked.h */
+    float *lse;      /* (query heads, SLICE_ROWS): of the rows' attention */
+    void *gate, *up; /* MLP columns, act */
+    float *partial;  /* hidden: this rank's summand of a projection */
+    float *residual; /* hidden: chosen rows of a chunk, or the rows of a decode step */
+    float *logits;   /* (SCRATCH_DECODE_ROWS, vocabulary rows) */
 
     /* Choosing rows of one layer. */
     float *scores;      /* (query heads, max_context) */
@@ -39,8 +38,7 @@ struct scratch {
     int32_t *in_order;  /* (SLICE_ROWS): 0, 1, 2, ... */
     float *row_weights; /* (SLICE_ROWS): of scoring rows of a chunk */
 
-    char *step;          /* struct step_lists */
-    int32_t *kv_head_of; /* (SCRATCH_DECODE_ROWS * query heads): i / (query heads / kv heads) */
+    char *step; /* struct step_lists */
 
     /* The k-th largest score of all heads of all ranks, found by key. */
     int32_t *key_counts;      /* (query heads, OP_KEY_BINS), by cache head */

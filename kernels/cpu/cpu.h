@@ -89,6 +89,12 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
 status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                        const struct matrix *w, int rows);
 status cpu_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
+status cpu_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
+                      const struct matrix *w, int rows);
+status cpu_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
+                           const struct matrix *w, int rows);
+status cpu_add_rmsnorm(struct device *dev, void *out, float *x, const float *y, const float *weight,
+                       int rows, int cols, float eps);
 status cpu_rope(struct device *dev, const struct rope *args);
 status cpu_attention(struct device *dev, const struct attention *args);
 status cpu_window_scores(struct device *dev, const struct window_scores *args);
@@ -106,8 +112,7 @@ status cpu_add(struct device *dev, float *x, const float *y, size_t n);
 status cpu_silu_mul(struct device *dev, void *out, const void *gate, const void *up, size_t n);
 status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                      const void *k, const void *v, const int32_t *index, int n);
-status cpu_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
-                     const int32_t *slot, int heads);
+status cpu_kv_append(struct device *dev, const struct kv_append *args);
 status cpu_decode_attention(struct device *dev, const struct decode_attention *args);
 status cpu_enter_pages(struct device *dev, const struct page_entry *list, int n);
 status cpu_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,

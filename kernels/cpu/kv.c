@@ -20,20 +20,6 @@ status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32
     return STATUS_OK;
 }
 
-status cpu_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
-                     const int32_t *slot, int heads)
-{
-    size_t bytes = (size_t)pool->head_dim * act_bytes(dev);
-
-    for (int i = 0; i < heads; i++) {
-        size_t row = (size_t)slot[i];
-
-        memcpy((char *)pool->k + row * bytes, (const char *)k + (size_t)i * bytes, bytes);
-        memcpy((char *)pool->v + row * bytes, (const char *)v + (size_t)i * bytes, bytes);
-    }
-    return STATUS_OK;
-}
-
 status cpu_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                    const int32_t *from, int n)
 {

@@ -167,3 +167,11 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
     }
     return linear_direct(dev, out, out_dtype, x, w, rows);
 }
+
+status cpu_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
+                      const struct matrix *w, int rows)
+{
+    status st = cpu_linear(dev, scratch, DTYPE_F32, x, w, rows);
+
+    return st ? st : cpu_add(dev, sum, scratch, (size_t)rows * (size_t)w->rows);
+}

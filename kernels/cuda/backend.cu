@@ -7,7 +7,6 @@
 
 static constexpr size_t STAGING_HALF = (size_t)8 << 20;
 static constexpr size_t RESULTS_BYTES = (size_t)4 << 20;
-static constexpr size_t BLAS_WORKSPACE = (size_t)32 << 20; /* what cuBLAS advises for sm_90 */
 static constexpr size_t FIRST_WORKSPACE = (size_t)16 << 20;
 
 status cuda_check(cudaError_t error, const char *what)
@@ -62,21 +61,6 @@ static status describe(struct cuda_device *cuda)
     return STATUS_OK;
 }
 
-static status open_blas(struct cuda_device *cuda)
-{
-    status st = cuda_check(cudaMalloc(&cuda->blas_workspace, BLAS_WORKSPACE), "cuBLAS workspace");
-
-    if (st) {
-        return st;
-    }
-    if (cublasCreate(&cuda->blas) || cublasSetStream(cuda->blas, cuda->stream) ||
-        cublasSetWorkspace(cuda->blas, cuda->blas_workspace, BLAS_WORKSPACE) ||
-        cublasSetMathMode(cuda->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)) {
-        return status_fail(STATUS_INTERNAL, "cuda: GPU %d: cuBLAS does not start", cuda->index);
-    }
-    return STATUS_OK;
-}
-
 static status open_memory(struct cuda_device *cuda)
 {
     void *pinned;
@@ -109,9 +93,7 @@ static void cuda_close(struct device *dev)
 {
     struct cuda_device *cuda = cuda_device(dev);
 
-    if (cuda->blas) {
-        cublasDestroy(cuda->blas);
-    }
+    cuda_products_close(cuda);
     for (cudaEvent_t event : cuda->sent) {
         if (event) {
             cudaEventDestroy(event);
@@ -119,7 +101,6 @@ static void cuda_close(struct device *dev)
     }
     cudaFreeHost(cuda->staging);
     cudaFreeHost(cuda->results);
-    cudaFree(cuda->blas_workspace);
     cudaFree(cuda->workspace);
     for (int i = 0; i < cuda->n_outgrown; i++) {
         cudaFree(cuda->outgrown[i]);
@@ -158,7 +139,7 @@ static status cuda_open(struct device **out, const struct device_config *config)
         st = open_memory(cuda);
     }
     if (!st) {
-        st = open_blas(cuda);
+        st = cuda_products_open(cuda);
     }
     if (st) {
         cuda_close(&cuda->base);
@@ -385,6 +366,9 @@ const struct backend backend_cuda = {
     .linear = cuda_linear,
     .linear_rows = cuda_linear_rows,
     .quantize = cuda_quantize,
+    .linear_add = cuda_linear_add,
+    .linear_rows_add = cuda_linear_rows_add,
+    .add_rmsnorm = cuda_add_rmsnorm,
     .rope = cuda_rope,
     .attention = cuda_attention,
     .window_scores = cuda_window_scores,

@@ -28,5 +28,5 @@ function(cuda_add_backend library)
     $<$<COMPILE_LANGUAGE:CUDA>:${CMAKE_SOURCE_DIR}/kernels/cuda/ptx>)
   target_compile_options(${library} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings
     -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas>)
-  target_link_libraries(${library} PUBLIC CUDA::cudart CUDA::cublas)
+  target_link_libraries(${library} PUBLIC CUDA::cudart CUDA::cublasLt)
 endfunction()

@@ -9,7 +9,6 @@
 
 #include "kernels/cuda/act.h"
 
-#include <cublas_v2.h>
 #include <cuda_runtime.h>
 
 #include <pthread.h>
@@ -27,9 +26,8 @@ struct cuda_device {
     int index;
     int processors; /* streaming multiprocessors */
     cudaStream_t stream;
-    cublasHandle_t blas;
-    void *blas_workspace;
-    void *workspace; /* cuda_workspace() */
+    struct cuda_products *products; /* linear.cu */
+    void *workspace;                /* cuda_workspace() */
     size_t workspace_bytes;
     void *outgrown[CUDA_MOST_OUTGROWN]; /* workspaces that graphs may still use */
     int n_outgrown;
@@ -82,6 +80,11 @@ static inline status cuda_launched(const char *what)
  * waits) and kept, so that a step does not allocate. */
 status cuda_workspace(struct device *dev, void **out, size_t bytes);
 
+/* The library of matrix products, its workspace and what it knows of shapes; closed also when it
+ * was not opened to the end. */
+status cuda_products_open(struct cuda_device *cuda);
+void cuda_products_close(struct cuda_device *cuda);
+
 static inline unsigned cuda_blocks(size_t n, size_t each)
 {
     return (unsigned)((n + each - 1) / each);
@@ -101,6 +104,12 @@ status cuda_linear(struct device *dev, void *out, enum dtype out_dtype, const vo
                    const struct matrix *w, int rows);
 status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                         const struct matrix *w, int rows);
+status cuda_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
+                       const struct matrix *w, int rows);
+status cuda_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
+                            const struct matrix *w, int rows);
+status cuda_add_rmsnorm(struct device *dev, void *out, float *x, const float *y,
+                        const float *weight, int rows, int cols, float eps);
 status cuda_rope(struct device *dev, const struct rope *args);
 status cuda_attention(struct device *dev, const struct attention *args);
 status cuda_window_scores(struct device *dev, const struct window_scores *args);
@@ -118,8 +127,7 @@ status cuda_add(struct device *dev, float *x, const float *y, size_t n);
 status cuda_silu_mul(struct device *dev, void *out, const void *gate, const void *up, size_t n);
 status cuda_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                       const void *k, const void *v, const int32_t *index, int n);
-status cuda_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
-                      const int32_t *slot, int heads);
+status cuda_kv_append(struct device *dev, const struct kv_append *args);
 status cuda_decode_attention(struct device *dev, const struct decode_attention *args);
 status cuda_enter_pages(struct device *dev, const struct page_entry *list, int n);
 status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,

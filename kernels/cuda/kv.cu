@@ -39,16 +39,6 @@ static __global__ void gather_kernel(struct rows m, const int32_t *pages, const 
     }
 }
 
-static __global__ void append_kernel(struct rows m, const int32_t *slot)
-{
-    size_t number = gpu_thread();
-    int i = (int)(number / m.pieces);
-
-    if (i < m.n) {
-        copy_piece(&m, (size_t)slot[i], (size_t)i, number % m.pieces);
-    }
-}
-
 static __global__ void read_kernel(struct rows m, const int32_t *pages)
 {
     size_t number = gpu_thread();
@@ -101,18 +91,6 @@ status cuda_kv_gather(struct device *dev, const struct kv_pool *pool, const int3
     }
     GPU_LAUNCH(gather_kernel, blocks_of(&m), BLOCK, 0, cuda_stream(dev), m, pages, index);
     return cuda_launched("kv_gather");
-}
-
-status cuda_kv_append(struct device *dev, const struct kv_pool *pool, const void *k, const void *v,
-                      const int32_t *slot, int heads)
-{
-    struct rows m = into_pool(dev, pool, k, v, heads);
-
-    if (heads == 0) {
-        return STATUS_OK;
-    }
-    GPU_LAUNCH(append_kernel, blocks_of(&m), BLOCK, 0, cuda_stream(dev), m, slot);
-    return cuda_launched("kv_append");
 }
 
 status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,

@@ -19,11 +19,19 @@ struct product {
     size_t w_stride, x_stride, n; /* n: features */
     int rows, cols;
     bool wide_out; /* float32 */
+    bool add;      /* to what is there; float32 */
 };
 
 template <int TILES> struct linear_rows_shared {
     float sum[WARPS][TILES * TILE_ROWS][FEATURES + 1];
 };
+
+static __device__ __forceinline__ void write_wide(const struct product &p, size_t at, float total)
+{
+    float *out = static_cast<float *>(p.out) + at;
+
+    *out = p.add ? *out + total : total;
+}
 
 /* Columns c..c + 8 of a row that may end before, or does not lie well. */
 template <typename T> static __device__ uint4 load_some(const T *row, int c, int cols)
@@ -103,7 +111,7 @@ static __global__ void __launch_bounds__(BLOCK) mma_kernel(struct product p)
             continue;
         }
         if (p.wide_out) {
-            static_cast<float *>(p.out)[at] = total;
+            write_wide(p, at, total);
         } else {
             gpu_store(static_cast<T *>(p.out) + at, total);
         }
@@ -150,7 +158,7 @@ static __global__ void __launch_bounds__(BLOCK) f32_kernel(struct product p)
             float total = gpu_warp_reduce(sum[t], gpu_sum());
 
             if (lane == 0) {
-                static_cast<float *>(p.out)[(size_t)(r + t) * p.n + feature] = total;
+                write_wide(p, (size_t)(r + t) * p.n + feature, total);
             }
         }
     }
@@ -194,15 +202,11 @@ static void launch_f32(struct device *dev, const struct product &p, bool well)
     }
 }
 
-status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
-                        const struct matrix *w, int rows)
+static status launch(struct device *dev, const struct product &p)
 {
-    const struct product p = {x,         w->data,         out,
-                              w->stride, (size_t)w->cols, (size_t)w->rows,
-                              rows,      w->cols,         out_dtype == DTYPE_F32};
     size_t each = 16 / cuda_act_bytes(dev);
-    bool well = (uintptr_t)x % 16 == 0 && (uintptr_t)w->data % 16 == 0 && w->stride % each == 0 &&
-                (size_t)w->cols % each == 0;
+    bool well = (uintptr_t)p.x % 16 == 0 && (uintptr_t)p.w % 16 == 0 && p.w_stride % each == 0 &&
+                (size_t)p.cols % each == 0;
 
     if (cuda_is_narrow(dev)) {
         cuda_with_narrow(dev, [&](auto act) { launch_tiles<decltype(act)>(dev, p, well); });
@@ -210,4 +214,36 @@ status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, con
         launch_f32(dev, p, well);
     }
     return cuda_launched("linear_rows");
+}
+
+static struct product product_of(void *out, const void *x, const struct matrix *w, int rows)
+{
+    return {.x = x,
+            .w = w->data,
+            .out = out,
+            .w_stride = w->stride,
+            .x_stride = (size_t)w->cols,
+            .n = (size_t)w->rows,
+            .rows = rows,
+            .cols = w->cols,
+            .wide_out = true,
+            .add = false};
+}
+
+status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
+                        const struct matrix *w, int rows)
+{
+    struct product p = product_of(out, x, w, rows);
+
+    p.wide_out = out_dtype == DTYPE_F32;
+    return launch(dev, p);
+}
+
+status cuda_linear_rows_add(struct device *dev, float *sum, float *, const void *x,
+                            const struct matrix *w, int rows)
+{
+    struct product p = product_of(sum, x, w, rows);
+
+    p.add = true;
+    return launch(dev, p);
 }

@@ -41,6 +41,9 @@ EXPECTED = [
     ("linear_rows.cu", "mma_kernel.*Lb1", (r"LDG.E.*\.128",), 128),  # rows that are aligned
     ("linear_rows.cu", "f32_kernel.*Lb1", (r"LDG.E.*\.128",), 64),
     ("decode_attention.cu", "split_kernel", (r"LDG.E.*\.128",), 128),
+    ("kv_append.cu", "append_kernelI(4bf|3f)", (r"LDG.E.*\.64", r"STG.E.*\.64"), 64),
+    ("rope.cu", "rope_kernel", (), 64),
+    ("rmsnorm.cu", "rmsnorm_kernel.*Lb1", (r"LDG.E.*\.128",), 40),
     ("kv.cu", "gather_kernel", (r"LDG.E.*\.128", r"STG.E.*\.128"), 40),
 ]
 

@@ -59,6 +59,44 @@ static void test_rmsnorm_divides_by_the_root_mean_square(void **state)
     }
 }
 
+static void check_add_rmsnorm(const struct variant *variant, int rows, int cols)
+{
+    uint64_t seed = 12;
+    struct device *dev = act_device(variant, 2);
+    size_t n = (size_t)rows * (size_t)cols;
+    struct act x = act_random(DTYPE_F32, n, 1.0f, &seed);
+    struct act y = act_random(DTYPE_F32, n, 2.0f, &seed);
+    struct act weight = act_random(DTYPE_F32, (size_t)cols, 1.0f, &seed);
+    struct act out = act_zeros(variant->dtype, n);
+    double *expected = calloc(n, sizeof(*expected));
+
+    CHECK(expected);
+    CHECK_OK(op_add_rmsnorm(dev, out.act, x.act, y.act, weight.act, rows, cols, 1e-5f));
+    for (size_t i = 0; i < n; i++) {
+        x.f32[i] += y.f32[i];
+    }
+    CHECK(memcmp(x.f32, x.act, n * sizeof(float)) == 0);
+    define_rmsnorm(expected, x.f32, weight.f32, rows, cols, 1e-5f);
+    check_close(variant, "add_rmsnorm", &out, expected, 1e-30);
+    free(expected);
+    act_free(&out);
+    act_free(&weight);
+    act_free(&y);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_add_rmsnorm_leaves_the_sum_and_its_norm(void **state)
+{
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        check_add_rmsnorm(&variants[v], 1, 1);
+        check_add_rmsnorm(&variants[v], 5, 83);
+        check_add_rmsnorm(&variants[v], 33, 1032);
+        check_add_rmsnorm(&variants[v], 2, 4096);
+    }
+}
+
 static void check_rope(const struct variant *variant, int rows, int heads, int head_dim)
 {
     uint64_t seed = 5;
@@ -315,6 +353,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rmsnorm_divides_by_the_root_mean_square),
+        cmocka_unit_test(test_add_rmsnorm_leaves_the_sum_and_its_norm),
         cmocka_unit_test(test_rope_turns_pairs_and_places_heads),
         cmocka_unit_test(test_rope_without_positions_only_copies),
         cmocka_unit_test(test_silu_mul_gates_to_relative_accuracy),

@@ -189,7 +189,13 @@ static void check_append(const struct variant *variant)
     const int32_t slot[] = {23, 0, 9, 10};
     struct cache c = cache_open(variant);
 
-    CHECK_OK(op_kv_append(c.dev, &c.pool, c.k.act, c.v.act, slot, 4));
+    CHECK_OK(op_kv_append(c.dev, &(struct kv_append){.pool = &c.pool,
+                                                     .slot = slot,
+                                                     .k = c.k.act,
+                                                     .v = c.v.act,
+                                                     .rows = 2,
+                                                     .kv_heads = 2,
+                                                     .cache_heads = 2}));
     for (int row = 0; row < PAGES * PAGE_ROWS; row++) {
         int from = -1;
 

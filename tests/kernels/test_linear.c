@@ -94,6 +94,56 @@ static void test_linear_rows_is_the_matrix_product(void **state)
     check_shapes(op_linear_rows, shapes, sizeof(shapes) / sizeof(shapes[0]));
 }
 
+typedef status (*sum_product)(struct device *dev, float *sum, float *scratch, const void *x,
+                              const struct matrix *w, int rows);
+
+static void check_sum(const struct variant *variant, sum_product op, struct shape s)
+{
+    uint64_t seed = 2;
+    struct device *dev = act_device(variant, 2);
+    size_t stride = (size_t)s.k + (size_t)s.skip, n_out = (size_t)s.rows * (size_t)s.n;
+    struct act x = act_random(variant->dtype, (size_t)s.rows * (size_t)s.k, 1.0f, &seed);
+    struct act w =
+        act_random(variant->dtype, (size_t)s.n * stride, 1.0f / sqrtf((float)s.k), &seed);
+    struct act sum = act_random(DTYPE_F32, n_out, 3.0f, &seed);
+    struct act scratch = act_zeros(DTYPE_F32, n_out);
+    double *expected = calloc(n_out, sizeof(*expected));
+    struct matrix matrix = {.data = w.act, .rows = s.n, .cols = s.k, .stride = stride};
+
+    CHECK(expected);
+    define_linear(expected, x.f32, w.f32, stride, s.rows, s.n, s.k);
+    for (size_t i = 0; i < n_out; i++) {
+        expected[i] += (double)sum.f32[i];
+    }
+    CHECK_OK(op(dev, sum.act, scratch.act, x.act, &matrix, s.rows));
+    act_read(DTYPE_F32, &sum);
+    double worst = act_worst(sum.f32, expected, n_out, 1.0);
+    if (!(worst <= 3e-6)) {
+        fail_msg("%s %s %d x %d x %d: error %g", device_description(dev),
+                 dtype_name(variant->dtype), s.rows, s.n, s.k, worst);
+    }
+    free(expected);
+    act_free(&scratch);
+    act_free(&sum);
+    act_free(&w);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_products_are_added_to_what_is_there(void **state)
+{
+    static const struct shape shapes[] = {
+        {1, 1, 8, 0}, {3, 5, 7, 1}, {33, 67, 72, 0}, {64, 34, 250, 6}};
+
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+            check_sum(&variants[v], op_linear_add, shapes[i]);
+            check_sum(&variants[v], op_linear_rows_add, shapes[i]);
+        }
+    }
+}
+
 /* What the same 64 rows give one by one, and where the test is with them. */
 struct company {
     struct device *dev, *single;
@@ -200,6 +250,7 @@ int main(void)
         cmocka_unit_test(test_linear_is_the_matrix_product),
         cmocka_unit_test(test_linear_in_several_blocks_is_the_matrix_product),
         cmocka_unit_test(test_linear_rows_is_the_matrix_product),
+        cmocka_unit_test(test_products_are_added_to_what_is_there),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_company),
         cmocka_unit_test(test_many_shapes_in_turn_stay_right),
     };

@@ -106,6 +106,19 @@ static void test_heads_keep_lists_of_their_own_length(void **state)
     CHECK(kvcache_bytes_used(f->cache) == 0);
 }
 
+static void write_row(struct fixture *f, int32_t row, int source)
+{
+    CHECK_OK(op_kv_append(f->dev, &(struct kv_append){
+                                      .pool = kvcache_pool(f->cache),
+                                      .slot = &row,
+                                      .k = f->k + (size_t)source * DIM,
+                                      .v = f->v + (size_t)source * DIM,
+                                      .rows = 1,
+                                      .kv_heads = 1,
+                                      .cache_heads = 1,
+                                  }));
+}
+
 static void test_appended_rows_follow_in_fresh_pages(void **state)
 {
     struct fixture *f = *state;
@@ -117,8 +130,7 @@ static void test_appended_rows_follow_in_fresh_pages(void **state)
         int32_t row;
         CHECK_OK(kvcache_append(f->cache, 0, 0, 0, 50 + i, 0, &row));
         CHECK_OK(kvcache_settle(f->cache));
-        CHECK_OK(op_kv_append(f->dev, kvcache_pool(f->cache), f->k + (size_t)(50 + i) * DIM,
-                              f->v + (size_t)(50 + i) * DIM, &row, 1));
+        write_row(f, row, 50 + i);
     }
     CHECK(kvcache_rows(f->cache, 0, 0, 0) == 9);
     CHECK(kvcache_pages_used(f->cache) == 3);
@@ -245,8 +257,7 @@ static void append(struct fixture *f, int slot, int source)
 
     CHECK_OK(kvcache_append(f->cache, slot, 0, 0, source, 0, &row));
     CHECK_OK(kvcache_settle(f->cache));
-    CHECK_OK(op_kv_append(f->dev, kvcache_pool(f->cache), f->k + (size_t)source * DIM,
-                          f->v + (size_t)source * DIM, &row, 1));
+    write_row(f, row, source);
 }
 
 static void check_rows(const struct fixture *f, int slot, const int *sources, int n)

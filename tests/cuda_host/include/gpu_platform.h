@@ -120,8 +120,15 @@ inline float cuda_host_fma(float a, float b, float c)
     return a * b + c;
 }
 #define fmaf cuda_host_fma
+/* Of an angle in half turns. */
+inline void sincospif(float x, float *sine, float *cosine)
+{
+    *sine = static_cast<float>(std::sin(3.14159265358979323846 * static_cast<double>(x)));
+    *cosine = static_cast<float>(std::cos(3.14159265358979323846 * static_cast<double>(x)));
+}
 using std::fmaxf;
 using std::fminf;
+using std::rint;
 inline int min(int a, int b)
 {
     return a < b ? a : b;

@@ -1,0 +1,84 @@
+/* kv_append.c - new rows of a decode step to their caches, rotated on the way, and their queries.
+ */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/elementwise.h"
+
+#include <math.h>
+
+enum { GRAIN = 1 << 14 };
+
+/* The angles of one row. */
+struct turn {
+    float cosine[OP_MAX_HEAD_DIM / 2], sine[OP_MAX_HEAD_DIM / 2];
+};
+
+static void turn_by(struct turn *turn, int32_t position, const float *inv_freq, size_t half)
+{
+    for (size_t i = 0; i < half; i++) {
+        sincosf((float)position * inv_freq[i], &turn->sine[i], &turn->cosine[i]);
+    }
+}
+
+static void append_row(const struct device *dev, const struct kv_append *args, int r)
+{
+    const struct elementwise_kernels *kernels = cpu_device_const(dev)->isa->elementwise;
+    const struct kv_pool *pool = args->pool;
+    bool wide = dev->dtype == DTYPE_F32;
+    size_t d = (size_t)pool->head_dim, bytes = d * act_bytes(dev);
+    int copies = args->cache_heads / args->kv_heads;
+    struct turn turn;
+
+    if (args->key_positions) {
+        turn_by(&turn, args->key_positions[r], args->inv_freq, d / 2);
+    }
+    for (int h = 0; h < args->kv_heads; h++) {
+        size_t from = ((size_t)r * (size_t)args->kv_heads + (size_t)h) * d;
+        const int32_t *slot =
+            args->slot + (size_t)r * (size_t)args->cache_heads + (size_t)(h * copies);
+        void *first = act_at(dev, pool->k, (size_t)slot[0] * d);
+
+        if (args->key_positions) {
+            kernels->rotate(wide, first, act_const_at(dev, args->k, from), turn.cosine, turn.sine,
+                            d / 2);
+        } else {
+            memcpy(first, act_const_at(dev, args->k, from), bytes);
+        }
+        for (int c = 0; c < copies; c++) {
+            if (c > 0) {
+                memcpy(act_at(dev, pool->k, (size_t)slot[c] * d), first, bytes);
+            }
+            memcpy(act_at(dev, pool->v, (size_t)slot[c] * d), act_const_at(dev, args->v, from),
+                   bytes);
+        }
+    }
+}
+
+static void turn_queries(const struct device *dev, const struct kv_append *args, int r)
+{
+    const struct elementwise_kernels *kernels = cpu_device_const(dev)->isa->elementwise;
+    size_t d = (size_t)args->pool->head_dim;
+    struct turn turn;
+
+    turn_by(&turn, args->positions[r], args->inv_freq, d / 2);
+    for (size_t h = 0; h < (size_t)args->q_heads; h++) {
+        void *q = act_at(dev, args->q, ((size_t)r * (size_t)args->q_heads + h) * d);
+
+        kernels->rotate(dev->dtype == DTYPE_F32, q, q, turn.cosine, turn.sine, d / 2);
+    }
+}
+
+status cpu_kv_append(struct device *dev, const struct kv_append *args)
+{
+    size_t heads = (size_t)(args->q_heads + 2 * args->cache_heads);
+    size_t work = (size_t)args->rows * heads * (size_t)args->pool->head_dim;
+    int threads = cpu_threads(dev, work, GRAIN);
+
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int r = 0; r < args->rows; r++) {
+        append_row(dev, args, r);
+        if (args->q) {
+            turn_queries(dev, args, r);
+        }
+    }
+    return STATUS_OK;
+}
