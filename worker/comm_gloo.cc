@@ -18,6 +18,7 @@
 #include <gloo/transport/tcp/device.h>
 #include <memory>
 #include <mutex>
+#include <sched.h>
 #include <string>
 #include <vector>
 
@@ -335,6 +336,24 @@ template <typename Work> status guarded(const Group *c, const char *what, Work w
     }
 }
 
+/*
+ * gloo's thread, which begins with the policy of who makes it, does not take the processor from
+ * whoever wakes it.  It is woken by messages that this rank's threads write and read under a lock
+ * for which it would spin until its time slice is over: milliseconds where they share a processor.
+ */
+std::shared_ptr<gloo::transport::Device> create_device(gloo::transport::tcp::attr *attr)
+{
+    const sched_param none{};
+    const int policy = sched_getscheduler(0);
+    const bool set = policy == SCHED_OTHER && sched_setscheduler(0, SCHED_BATCH, &none) == 0;
+    auto device = gloo::transport::tcp::CreateDevice(*attr);
+
+    if (set) {
+        sched_setscheduler(0, policy, &none);
+    }
+    return device;
+}
+
 void connect(Group *c, const comm_config *config)
 {
     gloo::transport::tcp::attr attr(config->host);
@@ -342,7 +361,7 @@ void connect(Group *c, const comm_config *config)
 
     c->sent.assign(static_cast<size_t>(c->size), 0);
     c->received.assign(static_cast<size_t>(c->size), 0);
-    c->device = gloo::transport::tcp::CreateDevice(attr);
+    c->device = create_device(&attr);
     c->context = std::make_shared<gloo::rendezvous::Context>(c->rank, c->size);
     /* Peers that cannot be reached are given up early: a connection cannot be aborted. */
     c->context->setTimeout(std::chrono::milliseconds(std::min(config->timeout_ms, CONNECT_MS)));
