@@ -106,7 +106,8 @@ def needle(client, data, options):
                           f"<|im_start|> This is a very long story book: <book> {book} </book>.\n "
                           f"Based on the content of the book, Question: {NEEDLE_QUESTION}\nAnswer:",
                           lambda answer: metrics.word_share(answer, NEEDLE_ANSWER),
-                          30, stop=["\n"], labels={"length": length, "depth": depth})
+                          30, chat=True, stop=["\n"],
+                          labels={"length": length, "depth": depth})
 
 
 SUITES = {"longbench": longbench, "ruler": ruler, "needle": needle}
