@@ -81,8 +81,9 @@ static void print_worker(const Winnow__V1__WorkerStatus *w)
     print_field(" ", &w->state);
     print_field("  ", &w->host);
     print_field("  ", &w->device);
-    print_out("  KV %.1f of %.1f MiB, heard of %.1f s ago", (double)w->kv_bytes_used / mib,
-              (double)w->kv_bytes_total / mib, w->heartbeat_age_s);
+    print_out("  KV %.1f of %.1f MiB, memory %.0f MiB at most, heard of %.1f s ago",
+              (double)w->kv_bytes_used / mib, (double)w->kv_bytes_total / mib,
+              (double)w->memory_peak_bytes / mib, w->heartbeat_age_s);
     if (w->last_error.len) {
         print_field("; ", &w->last_error);
     }

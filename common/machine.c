@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { MAX_PATH = 4096, MAX_TEXT = 8192, FALLBACK_CORES = 1 };
@@ -110,4 +111,11 @@ struct machine machine_look(void)
     int n = snprintf(folder, sizeof(folder), "%s%.*s", root, length, line ? line + 3 : "");
 
     return machine_look_in(n < (int)sizeof(folder) ? folder : root);
+}
+
+uint64_t machine_peak_memory(void)
+{
+    struct rusage usage;
+
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss << 10 : 0;
 }

@@ -18,7 +18,10 @@ struct machine {
 
 struct machine machine_look(void);
 
-/* The same with this folder as the control group, for tests. */
+/* Resident memory of this process, the most so far, in bytes. */
+uint64_t machine_peak_memory(void);
+
+/* machine_look() with this folder as the control group, for tests. */
 struct machine machine_look_in(const char *cgroup);
 
 #endif

@@ -42,6 +42,7 @@ static void fill_worker(Winnow__V1__WorkerStatus *out, const struct worker_statu
     out->kv_bytes_used = from->kv_bytes_used;
     out->kv_bytes_total = from->kv_bytes_total;
     out->last_error = borrow(from->last_error);
+    out->memory_peak_bytes = from->memory_peak_bytes;
 }
 
 static void fill_group(Winnow__V1__GroupStatus *out, const struct group_status *from,

@@ -338,7 +338,7 @@ static status open_beat(struct worker_message *out, const uint8_t *data, size_t 
         return not_a("WorkerBeat", bytes);
     }
     out->epoch = m->epoch;
-    out->beat = (struct fleet_beat){m->epoch, m->waiting_ms, m->waiting_for};
+    out->beat = (struct fleet_beat){m->epoch, m->waiting_ms, m->waiting_for, m->memory_peak_bytes};
     winnow__v1__worker_beat__free_unpacked(m, NULL);
     return STATUS_OK;
 }

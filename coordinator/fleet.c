@@ -23,6 +23,7 @@ struct fleet_worker {
     double waiting_ms; /* of its last beat in this epoch */
     uint32_t waiting_for;
     uint64_t kv_bytes_used;
+    uint64_t memory_peak_bytes; /* of its last beat */
 };
 
 /* A place in a group, and what became of who sat there last. */
@@ -452,6 +453,7 @@ void fleet_beat(struct fleet *fleet, struct fleet_worker *worker, const struct f
 
     worker->waiting_ms = current ? beat->waiting_ms : 0;
     worker->waiting_for = beat->waiting_for;
+    worker->memory_peak_bytes = beat->memory_peak_bytes;
 }
 
 /* Back to its sender, too: a rank finds all keys in one place. */
@@ -676,6 +678,7 @@ static void seat_status(const struct fleet_group *group, uint32_t rank, struct w
         out->state = worker_state(group, worker);
         out->heartbeat_age_s = (now - worker->heard_ms) / 1000;
         out->kv_bytes_used = worker->kv_bytes_used;
+        out->memory_peak_bytes = worker->memory_peak_bytes;
         out->kv_bytes_total = worker->is_ready ? worker->ready.kv_bytes_total : 0;
         snprintf(out->device, sizeof(out->device), "%s", worker->hello.device);
     }

@@ -63,6 +63,7 @@ struct fleet_beat {
     uint64_t epoch;
     double waiting_ms;    /* in the collective in progress */
     uint32_t waiting_for; /* rank */
+    uint64_t memory_peak_bytes;
 };
 
 struct fleet_entry {

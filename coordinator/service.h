@@ -128,6 +128,7 @@ struct worker_status {
     double heartbeat_age_s;
     uint64_t kv_bytes_used;
     uint64_t kv_bytes_total;
+    uint64_t memory_peak_bytes; /* resident, of its process */
     char last_error[512];
 };
 

@@ -3,6 +3,7 @@
 #include "common/clock.h"
 #include "common/envelope.h"
 #include "common/log.h"
+#include "common/machine.h"
 #include "common/rpc.h"
 #include "winnow/v1/worker.pb-c.h"
 
@@ -523,6 +524,7 @@ static void send_beat(struct link *link)
     }
     pthread_mutex_unlock(&link->mutex);
     beat.steps = atomic_load(&link->steps);
+    beat.memory_peak_bytes = machine_peak_memory();
     send_message(link, WORKER_BEAT, &beat.base);
 }
 

@@ -71,6 +71,7 @@ static void load_table(struct report *report)
         {"coll. ms", "mean_collective_ms", 1, 1},
         {"KV kept %", "kept_ratio", 100, 1},
         {"KV MiB", "kv_bytes", 1.0 / (1 << 20), 1},
+        {"worker MiB", "worker_memory_peak_bytes", 1.0 / (1 << 20), 0},
     };
     static const char *const texts[] = {"run"};
     const int n = sizeof(columns) / sizeof(columns[0]);
@@ -111,6 +112,7 @@ static const struct column sweep_columns[] = {
     {"propagated %", "propagated_ratio", 100, 1},
     {"KV kept %", "kept_ratio", 100, 1},
     {"KV MiB", "kv_bytes", 1.0 / (1 << 20), 1},
+    {"worker MiB", "worker_memory_peak_bytes", 1.0 / (1 << 20), 0},
 };
 enum { N_SWEEP_COLUMNS = sizeof(sweep_columns) / sizeof(sweep_columns[0]) };
 

@@ -213,6 +213,8 @@ static status deliver(const struct run *run, const struct load_outcome *outcome,
     cJSON *object = result_create("serve", &o->result, run->session.model);
     bool ok = object && add_setup(object, run) && metrics_add_json(object, metrics, &o->metrics) &&
               (!o->result.detailed || metrics_add_details(object, outcome)) &&
+              cJSON_AddNumberToObject(object, "worker_memory_peak_bytes",
+                                      session_worker_memory(&run->session)) &&
               result_add_metadata(object, &o->result);
     status st = ok ? result_deliver(object, &o->result, "winnow-serve")
                    : status_fail(STATUS_EXHAUSTED, "out of memory for the result");

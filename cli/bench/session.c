@@ -28,24 +28,50 @@ static bool is_ready(const Winnow__V1__GroupStatus *group)
            memcmp(group->state.data, word, group->state.len) == 0;
 }
 
-/* STATUS_UNAVAILABLE: no group of workers is ready. */
-static status ask_ready(const struct session *session)
+static status ask_status(const struct session *session, Winnow__V1__Status **out)
 {
     Winnow__V1__GetStatusRequest request = WINNOW__V1__GET_STATUS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
-    bool ready = false;
     status st = service_call(&session->service, "/winnow.v1.Control/GetStatus", &request.base,
                              &winnow__v1__status__descriptor, &reply);
+
+    *out = (Winnow__V1__Status *)reply;
+    return st;
+}
+
+/* STATUS_UNAVAILABLE: no group of workers is ready. */
+static status ask_ready(const struct session *session)
+{
+    Winnow__V1__Status *server;
+    bool ready = false;
+    status st = ask_status(session, &server);
 
     if (st) {
         return st;
     }
-    const Winnow__V1__Status *server = (const Winnow__V1__Status *)reply;
     for (size_t i = 0; i < server->n_groups; i++) {
         ready = ready || is_ready(server->groups[i]);
     }
-    protobuf_c_message_free_unpacked(reply, NULL);
+    protobuf_c_message_free_unpacked(&server->base, NULL);
     return ready ? STATUS_OK : status_fail(STATUS_UNAVAILABLE, "no group of workers is ready");
+}
+
+double session_worker_memory(const struct session *session)
+{
+    Winnow__V1__Status *server;
+    double most = 0;
+
+    if (ask_status(session, &server)) {
+        return 0;
+    }
+    for (size_t g = 0; g < server->n_groups; g++) {
+        for (size_t w = 0; w < server->groups[g]->n_workers; w++) {
+            double bytes = (double)server->groups[g]->workers[w]->memory_peak_bytes;
+            most = bytes > most ? bytes : most;
+        }
+    }
+    protobuf_c_message_free_unpacked(&server->base, NULL);
+    return most;
 }
 
 /* Servers that start may be there and not ready, or not there at all. */

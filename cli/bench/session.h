@@ -21,6 +21,8 @@ struct session {
 status session_open(struct session *out, const struct service_access *access, double ready_s);
 /* More connections, up to n in all. */
 status session_connect(struct session *session, const struct service_access *access, int n);
+/* Resident memory of the largest of the server's workers, the most so far in bytes; 0: not told. */
+double session_worker_memory(const struct session *session);
 void session_close(struct session *session);
 
 #endif

@@ -112,6 +112,7 @@ static status run_case(struct sweep *sweep, struct sweep_case *one)
     sweep->interrupted = outcome.interrupted;
     st = take_records(sweep, one, &outcome);
     load_free(&outcome);
+    one->memory_peak_bytes = session_worker_memory(&sweep->session);
     if (one->failure.code && !o->result.quiet) {
         char *text = print_harmless(one->failure.text, strlen(one->failure.text), false);
         print_note("%s: %s: %s\n", title, print_status_name(one->failure.code), text ? text : "");

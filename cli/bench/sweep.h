@@ -57,7 +57,8 @@ struct sweep_case {
     uint32_t input_len;
     struct series measures[SWEEP_MEASURES];
     double kept_ratio, propagated_ratio, kv_bytes, kv_bytes_full; /* of the last run */
-    struct failure failure;                                       /* code 0: none */
+    double memory_peak_bytes; /* of the largest worker, up to the last run */
+    struct failure failure;   /* code 0: none */
 };
 
 /* "ttft_ms": what mean_, median_, std_ and ci95_ stand before. */

@@ -68,7 +68,8 @@ bool sweep_case_add_json(cJSON *list, const struct sweep_case *one,
     return ok && cJSON_AddNumberToObject(o, "propagated_ratio", one->propagated_ratio) &&
            cJSON_AddNumberToObject(o, "kept_ratio", one->kept_ratio) &&
            cJSON_AddNumberToObject(o, "kv_bytes", one->kv_bytes) &&
-           cJSON_AddNumberToObject(o, "kv_bytes_full", one->kv_bytes_full);
+           cJSON_AddNumberToObject(o, "kv_bytes_full", one->kv_bytes_full) &&
+           cJSON_AddNumberToObject(o, "worker_memory_peak_bytes", one->memory_peak_bytes);
 }
 
 /* ---- the table ---- */

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/test_machine.XXXXXX";
@@ -82,12 +83,28 @@ static void test_no_limit_and_nonsense_change_nothing(void **state)
     remove_file("memory.current");
 }
 
+static void test_the_peak_of_memory_holds_what_was_touched(void **state)
+{
+    enum { BYTES = 32 << 20 };
+    char *touched = malloc(BYTES);
+
+    (void)state;
+    CHECK(touched);
+    memset(touched, 1, BYTES);
+    __asm__ volatile("" : : "r"(touched) : "memory");
+    uint64_t peak = machine_peak_memory();
+    CHECK(peak >= BYTES && peak <= machine_look().memory_bytes);
+    free(touched);
+    CHECK(machine_peak_memory() >= peak);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_without_a_control_group_the_machine_is_the_limit),
         cmocka_unit_test(test_limits_of_a_container_count),
         cmocka_unit_test(test_no_limit_and_nonsense_change_nothing),
+        cmocka_unit_test(test_the_peak_of_memory_holds_what_was_touched),
     };
 
     return cmocka_run_group_tests(tests, make_folder, drop_folder);

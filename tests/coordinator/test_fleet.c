@@ -136,7 +136,7 @@ static void join_cohort(struct world *world, int i, const char *cohort, double n
 
 static void beat(struct world *world, int i, double waiting_ms, uint32_t waiting_for, double now)
 {
-    struct fleet_beat m = {world->peers[i].assigned.epoch, waiting_ms, waiting_for};
+    struct fleet_beat m = {world->peers[i].assigned.epoch, waiting_ms, waiting_for, 0};
 
     fleet_beat(world->fleet, world->peers[i].worker, &m, now);
 }
@@ -502,7 +502,10 @@ static void test_the_status_tells_who_is_there_and_who_was(void **state)
     fleet_close(world->fleet);
     world = open_ready_group();
     fleet_kv_used(world->fleet, world->peers[1].worker, 123);
+    fleet_beat(world->fleet, world->peers[1].worker, &(struct fleet_beat){.memory_peak_bytes = 77},
+               2);
     fleet_group_status(world->fleet, 0, &group, workers, 502);
+    CHECK(workers[1].memory_peak_bytes == 77);
     CHECK(group.state == GROUP_READY && group.n_workers == 2);
     CHECK(workers[1].state == WORKER_STATE_READY && workers[1].kv_bytes_used == 123);
     CHECK(workers[1].kv_bytes_total == 5000 && workers[1].heartbeat_age_s == 0.5);

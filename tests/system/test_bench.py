@@ -113,6 +113,7 @@ def test_the_method_shows_in_the_figures(crowd):
     assert (full["kept_ratio"], full["propagated_ratio"]) == (1, 1)
     assert fastkv["kept_ratio"] == pytest.approx(0.1) and fastkv["method"] == "FASTKV"
     assert fastkv["kv_bytes"] < full["kv_bytes"] == full["kv_bytes_full"]
+    assert full["worker_memory_peak_bytes"] > full["kv_bytes"]
 
 
 def test_the_table_names_what_people_look_for(crowd):

@@ -146,6 +146,7 @@ def test_get_status_counts_what_runs_waits_ended_and_failed(one, needle_cases):
     assert group.running_requests == 1 and group.state == "ready" and group.epoch >= 1
     (worker,) = group.workers
     assert worker.state == "ready" and worker.host and worker.device.startswith("cpu")
+    assert worker.memory_peak_bytes == 0 or 1 << 20 < worker.memory_peak_bytes < 8 << 30
     assert 0 <= worker.heartbeat_age_s < 5 and 0 < worker.kv_bytes_total <= 400 << 20
     assert worker.last_error == ""
     waiting.cancel()
