@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -16,13 +17,17 @@ INSIDE = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "-
 BEFORE = "mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip link set lo up\n"
 
 
-def test_the_guide_can_be_typed_as_it_is_written(tmp_path):
+@pytest.fixture(scope="module")
+def hosts():
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
     if not shutil.which("tc", path="/usr/sbin:/sbin:/usr/bin:/bin"):
         pytest.skip("needs iproute2")
     if subprocess.run([*INSIDE, "ip link add br0 type bridge"], capture_output=True).returncode:
         pytest.skip("this machine makes no namespaces")
+
+
+def test_the_guide_can_be_typed_as_it_is_written(hosts, tmp_path):
     blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 6
     (tmp_path / "build").symlink_to(BUILD)
@@ -35,3 +40,18 @@ def test_the_guide_can_be_typed_as_it_is_written(tmp_path):
         result = json.loads((tmp_path / name).read_text())
         assert result["completed"] == 16 and result["failed"] == 0
     assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_ranks_on_several_hosts_send_what_was_predicted_and_hide_some_of_it(hosts, tmp_path):
+    found = tmp_path / "found.json"
+    done = subprocess.run([sys.executable, ROOT / "tests" / "bench" / "multinode.py", "ranks", "bytes",
+                           "model", "--model", ROOT / "tests" / "models" / "needle-tiny", "--methods",
+                           "FULL", "--rates", "1e9", "--output", found], text=True, timeout=300,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    result = json.loads(found.read_text())
+    (point,) = result["ranks"]
+    assert point["exchange_ms"] > point["waited_ms"] > 0 and 0 < point["hidden"] < 1
+    assert [b["ranks"] for b in result["bytes"]] == [2, 4]
+    assert all(1 < b["prefill"]["ratio"] < 1.2 for b in result["bytes"])
+    assert "NVLink" in done.stdout

@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""multinode.py - winnow bench over simulated hosts: scaling of groups, and what exchanges cost.
+
+    multinode.py groups ranks bytes delay --output multinode.json     # as root; some four minutes
+    multinode.py model                                                # real networks, by counting
+
+groups  hosts with a group of one rank each, every host with the same share of a core: throughput
+ranks   one group of two ranks on two hosts, a core each, at several rates of the network
+bytes   what a rank sends for a prompt and for a token, against winnow-bench-plan
+delay   as ranks, through a relay that delays packets
+model   what the same counts say for larger networks
+"""
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+import multinode_net as net
+from models import model_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("WINNOW_BUILD", ROOT / "build"))
+SHARE = 0.4        # of a core for each host of `groups`
+LENGTH = 3072      # of a prompt
+NEW = 33           # tokens of an answer
+RATES = (0, 10e9, 2.5e9, 1e9)
+DELAYS = ((1e9, 0.0), (1e9, 0.5e-3), (1e9, 2e-3))
+CONFIG = ROOT / "tests" / "models" / "rows" / "configs" / "llama-3.1-8b-instruct.json"
+# bits a second out of a rank, and how often the sender of a small message waits, in seconds
+NETWORKS = {"25 Gb/s": (25e9, 30e-6), "100 Gb/s": (100e9, 20e-6), "400 Gb/s": (400e9, 15e-6),
+            "NVLink 450 GB/s": (3600e9, 12e-6)}
+GPU_FLOPS, NETWORK_SHARE = 989e12 * 0.5, 0.8
+
+
+class Cluster:
+    """A coordinator on the first host, a worker on each of the others; one group for `tp` of them."""
+
+    def __init__(self, stack, folder, hosts, tp):
+        self.hosts = hosts
+        self._logs = tempfile.TemporaryFile()
+        base = ["--model", folder]
+        address = hosts[0].address
+        self._start(stack, hosts[0], "winnow-coordinator", *base, "--tp", tp, "--listen", "0.0.0.0:8600",
+                    "--worker-listen", "0.0.0.0:8601", "--allow-any-worker", "--max-context", 4096)
+        for host in hosts[1:]:
+            self._start(stack, host, "winnow-worker", *base, "--coordinator", f"{address}:8601",
+                        "--advertise", host.address, "--collectives", "tcp", "--threads", 1,
+                        "--kv-memory", "512M", "--http", "0.0.0.0:8602")
+        end = time.monotonic() + 20
+        while self.ready() < len(hosts) - 1:
+            if time.monotonic() > end:
+                self._logs.seek(0)
+                sys.exit(self._logs.read(4000).decode())
+            time.sleep(0.2)
+
+    def _start(self, stack, host, program, *words):
+        process = host.start(BUILD / "bin" / program, *words, stdout=self._logs, stderr=self._logs)
+
+        def stop():
+            process.terminate()
+            process.wait()
+        stack.callback(stop)
+
+    def _on(self, host, *words):
+        done = subprocess.run(["ip", "netns", "exec", host.name, *map(str, words)],
+                              capture_output=True, text=True)
+        return done.stdout
+
+    def ready(self):
+        status = self._on(self.hosts[0], BUILD / "bin" / "winnow", "status", "--json")
+        return len(re.findall(r'"state": ?"ready"', status))
+
+    def bench(self, *words):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([*self.hosts[0].words, BUILD / "bin" / "winnow", "bench",
+                                   *map(str, words), "--quiet", "--result-dir", folder,
+                                   "--result-filename", "r.json"], capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stdout + done.stderr)
+            return json.loads((Path(folder) / "r.json").read_text())
+
+    def exchanges(self):
+        """Seconds that the first worker waited for collectives, and that these took; bytes it sent."""
+        text = self._on(self.hosts[1], sys.executable, "-c", "from urllib.request import urlopen; "
+                        "print(urlopen('http://127.0.0.1:8602/metrics').read().decode())")
+        values = [float(re.search(rf"^winnow:worker_{name}_seconds_total\S* (\S+)", text, re.M)[1])
+                  for name in ("collective", "exchange")] if "exchange" in text else [0.0, 0.0]
+        return (*values, self.hosts[1].sent_bytes())
+
+
+@contextlib.contextmanager
+def cluster(folder, n_workers, tp, network=net.Bridge, cores=None, share=None, **options):
+    """A running cluster and its network."""
+    with contextlib.ExitStack() as stack:
+        hosts = [net.Host(0)]
+        for i in range(n_workers):
+            hosts.append(net.Host(i + 1, cores[i % len(cores)] if cores else None, share))
+        for host in hosts:
+            stack.callback(host.close)
+        links = network(hosts, **options)
+        stack.callback(links.close)
+        yield Cluster(stack, folder, hosts, tp), links
+
+
+def measure_groups(folder, _):
+    """Closed loop with two requests for each group, so that none is ever idle."""
+    out = []
+    for n in (1, 2, 4):
+        with cluster(folder, n, 1, share=SHARE) as (service, links):
+            links.limit(10e9)
+            got = service.bench("serve", "--random-input-len", 512, "--random-output-len", 16,
+                                "--ignore-eos", "--num-prompts", 32 * n, "--num-warmups", 2 * n,
+                                "--max-concurrency", 2 * n, "--seed", 1)
+        out.append({"hosts": n, "share": SHARE, "requests": got["completed"], "failed": got["failed"],
+                    "total_tokens_per_s": got["total_token_throughput"],
+                    "request_per_s": got["request_throughput"]})
+        out[-1]["efficiency"] = out[-1]["total_tokens_per_s"] / out[0]["total_tokens_per_s"] / n
+        print(out[-1], file=sys.stderr)
+    return out
+
+
+def measure_point(service, method, runs=3):
+    """A method's prompts and its answers, and how much of the exchanges was waited for."""
+    before = service.exchanges()
+    first = service.bench("prefill", "--methods", method, "--lengths", LENGTH, "--num-runs", runs)
+    middle = service.exchanges()
+    whole = service.bench("e2e", "--methods", method, "--lengths", LENGTH, "--num-runs", 1,
+                          "--num-warmups", 0, "--output-len", NEW)
+    after = service.exchanges()
+    waited, took, sent = (b - a for a, b in zip(before, middle))
+    last = [b - a for a, b in zip(middle, after)]
+    n = runs + 1  # with the warm-up
+    return {"method": method, "prefill_ms": mean(first["results"][0]["prefill_ms"]),
+            "waited_ms": 1e3 * waited / n, "exchange_ms": 1e3 * took / n,
+            "hidden": 1 - waited / took if took else None, "prefill_bytes": sent / n,
+            "decode_ms": mean(whole["results"][0]["decode_ms"]) / (NEW - 1),
+            "decode_bytes": (last[2] - sent / n) / (NEW - 1)}
+
+
+def measure_ranks(folder, options):
+    out = []
+    with cluster(folder, 2, 2, cores=(0, 1)) as (service, links):
+        for rate in options.rates:
+            links.limit(rate)
+            for method in options.methods:
+                out.append({"rate": rate, **measure_point(service, method)})
+                print(out[-1], file=sys.stderr)
+    return out
+
+
+def plan(folder, tokens, ranks):
+    done = subprocess.run([BUILD / "bin" / "winnow-bench-plan", folder, str(tokens), str(ranks)],
+                          capture_output=True, text=True, check=True)
+    return {(w["method"], w["phase"]): w for w in map(json.loads, done.stdout.splitlines())}
+
+
+def measure_bytes(folder, options):
+    out = []
+    for ranks in (2, 4):
+        predicted = plan(folder, LENGTH, ranks)
+        with cluster(folder, ranks, ranks, cores=(0, 1), wire=True) as (service, _):
+            for method in options.methods:
+                got = measure_point(service, method, 1)
+                entry = {"ranks": ranks, "method": method}
+                for phase, sent in (("prefill", got["prefill_bytes"]), ("decode", got["decode_bytes"])):
+                    count = predicted[method, phase]["collective_bytes"]
+                    entry[phase] = {"predicted": count, "sent": sent, "ratio": sent / count}
+                out.append(entry)
+                print(entry, file=sys.stderr)
+    return out
+
+
+def measure_delay(folder, options):
+    out = []
+    with cluster(folder, 2, 2, network=net.Relay, cores=(0, 1)) as (service, links):
+        for rate, delay in DELAYS:
+            links.limit(rate, delay)
+            for method in options.methods:
+                out.append({"rate": rate, "delay_ms": 1e3 * delay, **measure_point(service, method, 1),
+                            "latest_ms": 1e3 * links.late_s})
+                print(out[-1], file=sys.stderr)
+    return out
+
+
+def model(tokens):
+    """By counting: a rank computes at GPU_FLOPS, and the network carries NETWORK_SHARE of its rate."""
+    out = []
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(CONFIG, Path(folder) / "config.json")
+        for ranks in (2, 4, 8):
+            for (method, phase), work in plan(folder, tokens, ranks).items():
+                if phase != "prefill":
+                    continue
+                compute = (work["linear"] + work["attention"]) / GPU_FLOPS
+                for network, (rate, latency) in NETWORKS.items():
+                    exchange = (work["collective_bytes"] * 8 / (rate * NETWORK_SHARE)
+                                + work["collectives"] * latency)
+                    out.append({"ranks": ranks, "method": method, "network": network, "tokens": tokens,
+                                "bytes": work["collective_bytes"], "compute_s": compute,
+                                "exchange_s": exchange, "behind": compute + exchange,
+                                "beside": max(compute, exchange)})
+    return out
+
+
+MEASURES = {"groups": measure_groups, "ranks": measure_ranks, "bytes": measure_bytes,
+            "delay": measure_delay}
+
+
+def table(head, rows):
+    lines = (head, ["---"] * len(head), *rows)
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def rate_name(rate):
+    return f"{rate / 1e9:g} Gb/s" if rate else "no limit"
+
+
+def point_cells(p):
+    hidden = "" if p["hidden"] is None else f"{100 * p['hidden']:.0f} %"
+    return [p["method"], f"{p['prefill_ms']:.0f}", f"{p['exchange_ms']:.0f}", f"{p['waited_ms']:.0f}",
+            f"{100 * p['waited_ms'] / p['prefill_ms']:.0f} %", hidden, f"{p['decode_ms']:.1f}"]
+
+
+POINT = ["method", "prefill ms", "in collectives ms", "waited ms", "of the prefill", "hidden",
+         "decode ms a token"]
+
+
+def show(results):
+    if "groups" in results:
+        print(table(["hosts", "tokens/s", "requests/s", "efficiency"],
+                    [[g["hosts"], f"{g['total_tokens_per_s']:.1f}", f"{g['request_per_s']:.3f}",
+                      f"{100 * g['efficiency']:.1f} %"] for g in results["groups"]]))
+    if "ranks" in results:
+        print(table(["network", *POINT],
+                    [[rate_name(p["rate"]), *point_cells(p)] for p in results["ranks"]]))
+    if "bytes" in results:
+        print(table(["ranks", "method", "prompt: predicted MB", "sent MB", "ratio", "token: predicted kB",
+                     "sent kB", "ratio"],
+                    [[b["ranks"], b["method"], f"{b['prefill']['predicted'] / 1e6:.1f}",
+                      f"{b['prefill']['sent'] / 1e6:.1f}", f"{b['prefill']['ratio']:.3f}",
+                      f"{b['decode']['predicted'] / 1e3:.1f}", f"{b['decode']['sent'] / 1e3:.1f}",
+                      f"{b['decode']['ratio']:.3f}"] for b in results["bytes"]]))
+    if "delay" in results:
+        print(table(["network", "delay ms", *POINT, "latest packet ms"],
+                    [[rate_name(p["rate"]), f"{p['delay_ms']:g}", *point_cells(p), f"{p['latest_ms']:.1f}"]
+                     for p in results["delay"]]))
+    if "model" in results:
+        print(table(["ranks", "method", "network", "compute s", "exchange s", "one after the other s",
+                     "one beside the other s"],
+                    [[m["ranks"], m["method"], m["network"], f"{m['compute_s']:.2f}",
+                      f"{m['exchange_s']:.2f}", f"{m['behind']:.2f}", f"{m['beside']:.2f}"]
+                     for m in results["model"]]))
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("measures", nargs="+", choices=[*MEASURES, "model"])
+    parser.add_argument("--model", default="160M", help="a folder, or of models.py (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", default=["FULL", "FASTKV"])
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES,
+                        help="of ranks, bits a second; 0: no limit")
+    parser.add_argument("--output", type=Path, help="JSON; what is in it of other measures stays")
+    return parser.parse_args()
+
+
+def main():
+    options = parse()
+    results = {}
+    if options.output and options.output.exists():
+        results = json.loads(options.output.read_text())
+    if "model" in options.measures:
+        results["model"] = model(32768)
+    measures = [m for m in options.measures if m in MEASURES]
+    if measures:
+        folder = options.model if Path(options.model).is_dir() else model_folder(options.model)
+        net.enter()
+        results["machine"] = {"cores": os.cpu_count(), "model": str(Path(folder).name), "length": LENGTH}
+    for name in measures:
+        results[name] = MEASURES[name](folder, options)
+        if options.output:
+            options.output.write_text(json.dumps(results, indent=1) + "\n")
+    show({name: results[name] for name in options.measures})
+
+
+if __name__ == "__main__":
+    main()
