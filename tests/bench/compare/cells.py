@@ -90,10 +90,12 @@ def in_eight_bits():
 def long_cells(peers):
     """Minutes to an hour for a round; one is enough."""
     both, once = ("FULL", "FASTKV"), {"rounds": 1, "long": True}
-    cells = load("160M", 32768, 64, batch=8, seconds=(400, 0), methods=both, peers=(), **once)
-    cells += load("160M", 131072, 64, seconds=(600, 0), methods=("FASTKV", "FULL"), peers=(),
+    cells = load("1B", 32768, 256, seconds=(220, 450), methods=both, peers=("vLLM",), **once)
+    cells += load("160M", 131072, 64, seconds=(550, 0), methods=("FASTKV", "FULL"), peers=(),
                   **once)
-    cells += load("1B", 32768, 256, seconds=(250, 900), methods=both, peers=peers, **once)
+    cells += load("160M", 32768, 64, batch=8, seconds=(300, 0), methods=both, peers=(), **once)
+    others = [peer for peer in peers if peer != "vLLM"]
+    cells += load("1B", 32768, 256, seconds=(0, 900), methods=(), peers=others, **once)
     cells += load("160M", 32768, 64, batch=32, seconds=(1500, 0), methods=both, peers=(), **once)
     # 8 GB hold 19 of FULL's 403 MB; of FASTKV's tenth 190, of which as many as a step decodes
     for method, batch in (("FULL", 19), ("FASTKV", 64)):
