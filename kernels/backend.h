@@ -40,6 +40,7 @@ struct backend {
     status (*copy)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*sync)(struct device *dev);
     void *(*stream)(struct device *dev);
+    void (*redirect)(struct device *dev, void *stream);
     status (*record)(struct device *dev);
     status (*record_end)(struct device *dev, struct device_graph **out);
     status (*launch)(struct device *dev, struct device_graph *graph);

@@ -64,6 +64,10 @@ status device_sync(struct device *dev);
 /* The stream of a GPU's operations, a cudaStream_t; NULL for the host. */
 void *device_stream(struct device *dev);
 
+/* device_copy() and op_group_reduce() go to `stream`, until NULL gives them back to the device's.
+ */
+void device_redirect(struct device *dev, void *stream);
+
 /* While `on`, device_sync() and device_download() fail with STATUS_UNAVAILABLE, one that waits now
  * too when its wait is over: results are not to be trusted.  `on` also drops all graphs, since they
  * may hold collectives: when it returns they are gone, and launching them fails likewise.  From any

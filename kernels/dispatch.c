@@ -110,6 +110,11 @@ void *device_stream(struct device *dev)
     return dev->backend->stream(dev);
 }
 
+void device_redirect(struct device *dev, void *stream)
+{
+    dev->backend->redirect(dev, stream);
+}
+
 void device_interrupt(struct device *dev, bool on)
 {
     __atomic_store_n(&dev->interrupted, on, __ATOMIC_RELEASE);

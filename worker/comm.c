@@ -20,6 +20,7 @@ struct comm {
     struct device *device;    /* whose memory is not the host's; else NULL */
     char *staging;            /* (STAGING_BYTES) on the host, with a device */
     struct comm_queue *queue; /* NULL: sums that are begun are finished at once */
+    uint64_t marks;           /* given so far, of a transport that has them */
     double waited_ms;         /* in all calls */
     double direct_ms;         /* in those that were not for the queue */
     _Atomic double since_ms;  /* when the transport was called; 0: it is not in a call */
@@ -204,9 +205,48 @@ status comm_all_reduce(struct comm *comm, float *x, size_t n)
     return comm_group_reduce(comm, 0, comm->size, x, n, 0);
 }
 
+static void count_direct(struct comm *comm, double begin)
+{
+    double ms = clock_ms() - begin;
+
+    comm->waited_ms += ms;
+    comm->direct_ms += ms;
+}
+
+static bool has_marks(const struct comm *comm)
+{
+    return comm->transport && comm->transport->join;
+}
+
+/* What was called so far is seen by what is enqueued next. */
+static status join_stream(struct comm *comm)
+{
+    if (!has_marks(comm)) {
+        return STATUS_OK;
+    }
+    status st = comm->transport->mark(comm->self, ++comm->marks);
+    return st ? st : comm->transport->join(comm->self, comm->marks);
+}
+
+static status begin_on_stream(struct comm *comm, float *x, size_t n, uint64_t *ticket)
+{
+    double begin = clock_ms();
+    status st = transport_reduce(comm, 0, comm->size, x, n, 0);
+
+    if (!st) {
+        st = comm->transport->mark(comm->self, ++comm->marks);
+    }
+    *ticket = comm->marks;
+    count_direct(comm, begin);
+    return st;
+}
+
 status comm_begin_all_reduce(struct comm *comm, float *x, size_t n, uint64_t *ticket)
 {
     *ticket = 0;
+    if (has_marks(comm) && n > 0) {
+        return begin_on_stream(comm, x, n, ticket);
+    }
     if (!comm->queue || n == 0) {
         return comm_all_reduce(comm, x, n);
     }
@@ -216,6 +256,9 @@ status comm_begin_all_reduce(struct comm *comm, float *x, size_t n, uint64_t *ti
 
 status comm_finish(struct comm *comm, uint64_t ticket)
 {
+    if (has_marks(comm) && ticket > 0) {
+        return comm->transport->join(comm->self, ticket);
+    }
     if (!comm->queue || ticket == 0) {
         return STATUS_OK;
     }
@@ -234,14 +277,6 @@ static status take_turn(struct comm *comm, double *begin)
     return st;
 }
 
-static void count_direct(struct comm *comm, double begin)
-{
-    double ms = clock_ms() - begin;
-
-    comm->waited_ms += ms;
-    comm->direct_ms += ms;
-}
-
 status comm_group_reduce(struct comm *comm, int first, int count, float *x, size_t n, int max)
 {
     double begin;
@@ -256,7 +291,7 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
     st = comm->staging ? reduce_staged(comm, first, count, x, n, max)
                        : transport_reduce(comm, first, count, x, n, max);
     count_direct(comm, begin);
-    return st;
+    return st ? st : join_stream(comm);
 }
 
 static status copy_alone(struct comm *comm, void *out, const void *in, size_t bytes)
@@ -281,12 +316,17 @@ status comm_all_gather(struct comm *comm, void *out, const void *in, size_t byte
     st = comm->staging ? gather_staged(comm, out, in, bytes)
                        : transport_gather(comm, out, in, bytes);
     count_direct(comm, begin);
-    return st;
+    return st ? st : join_stream(comm);
 }
 
 bool comm_on_stream(const struct comm *comm)
 {
-    return comm->size == 1 || (comm->transport && comm->transport->launched);
+    return comm->size == 1 || has_marks(comm);
+}
+
+status comm_before_launch(struct comm *comm)
+{
+    return join_stream(comm);
 }
 
 void comm_launched(struct comm *comm)

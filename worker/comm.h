@@ -11,7 +11,8 @@
  *
  * Buffers are memory of `device`, without which they are the host's.  A call takes its place on the
  * device's stream: what was enqueued before it is done before it, and what comes after sees its
- * result.
+ * result, or that of a sum that was only begun once it was finished.  NCCL works on a stream of its
+ * own, which events join to the device's.
  */
 #ifndef WORKER_COMM_H
 #define WORKER_COMM_H
@@ -75,10 +76,11 @@ status comm_group_reduce(struct comm *comm, int first, int count, float *x, size
 /* out (size, bytes) = every rank's `in` (bytes), in rank order. */
 status comm_all_gather(struct comm *comm, void *out, const void *in, size_t bytes);
 
-/* Whether collectives are work of the device's stream and nothing else, so that a graph can hold
- * them (device_record()).  While one is recorded, no call waits for another rank. */
+/* Whether collectives are work of the device's streams and nothing else, so that a graph can hold
+ * them (device_record()).  Each launch of one that may hold some has comm_before_launch() just
+ * before it, so that it comes behind sums that were begun, and comm_launched() after it. */
 bool comm_on_stream(const struct comm *comm);
-/* A graph that may hold collectives was launched. */
+status comm_before_launch(struct comm *comm);
 void comm_launched(struct comm *comm);
 
 /* How long the collective in progress takes already, and *peer, whose part it waits for; 0: none is

@@ -432,5 +432,6 @@ status comm_gloo_open(void **self, const struct comm_config *config)
     return STATUS_OK;
 }
 
-const struct comm_transport comm_gloo = {gloo_reduce, gloo_gather, gloo_abort, gloo_waits_for,
-                                         gloo_close,  true,        nullptr};
+const struct comm_transport comm_gloo = {gloo_reduce,    gloo_gather, gloo_abort,
+                                         gloo_waits_for, gloo_close,  true,
+                                         nullptr,        nullptr,     nullptr};

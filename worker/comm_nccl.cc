@@ -1,5 +1,6 @@
 /*
- * comm_nccl.cc - the collectives of ranks that have a GPU each: on the device's stream, by NCCL.
+ * comm_nccl.cc - the collectives of ranks that have a GPU each, by NCCL, on a stream of their own
+ * that events join to the device's.
  *
  * NCCL moves the data, and our own kernel forms the sums: every element once, in rank order, on
  * the rank that it is dealt to (docs/decisions.md).  The communicator is non-blocking: a call that
@@ -15,6 +16,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -31,15 +33,20 @@ namespace
 /* Floats of a piece of a long vector, and up to which one is exchanged whole. */
 constexpr size_t PIECE = size_t{1} << 21;
 constexpr size_t WHOLE = size_t{1} << 16;
+/* Sums on their way at a time that can be told apart: of others the next one is waited for. */
+constexpr int MARKS = 16;
 constexpr auto WATCH = std::chrono::milliseconds(20);
 constexpr auto BUSY = std::chrono::microseconds(20);
 
 struct Group {
     int rank = 0, size = 0, timeout_ms = 0;
     struct device *device = nullptr;
-    cudaStream_t stream = nullptr;
-    cudaEvent_t last = nullptr; /* recorded behind the latest collective */
-    float *gathered = nullptr;  /* what came from the others; on the device */
+    cudaStream_t compute = nullptr; /* the device's */
+    cudaStream_t stream = nullptr;  /* of the collectives */
+    cudaEvent_t ready = nullptr;    /* on `compute`: what a collective reads is there */
+    cudaEvent_t done[MARKS] = {};   /* on `stream`, behind a collective: of mark % MARKS */
+    cudaEvent_t last = nullptr;     /* recorded behind the latest collective */
+    float *gathered = nullptr;      /* what came from the others; on the device */
     std::thread watcher;
 
     std::mutex mutex; /* guards what follows, and every call on the communicator */
@@ -132,12 +139,43 @@ void note_enqueued(Group *group)
     }
 }
 
+/* The graph is on the device's stream, its collectives with it. */
 void nccl_launched(void *self)
 {
     Group *group = static_cast<Group *>(self);
     std::lock_guard<std::mutex> lock(group->mutex);
 
-    note_enqueued(group);
+    group->enqueued_ms = clock_ms();
+    cudaEventRecord(group->last, group->compute);
+}
+
+status joined(cudaError_t error)
+{
+    return error == cudaSuccess ? STATUS_OK
+                                : status_fail(STATUS_INTERNAL, "cuda: joining streams: %s",
+                                              cudaGetErrorString(error));
+}
+
+/* The collectives' stream goes on behind what is on the device's. */
+status follow(Group *group)
+{
+    cudaError_t error = cudaEventRecord(group->ready, group->compute);
+
+    return joined(error ? error : cudaStreamWaitEvent(group->stream, group->ready, 0));
+}
+
+status nccl_mark(void *self, uint64_t mark)
+{
+    Group *group = static_cast<Group *>(self);
+
+    return joined(cudaEventRecord(group->done[mark % MARKS], group->stream));
+}
+
+status nccl_join(void *self, uint64_t mark)
+{
+    Group *group = static_cast<Group *>(self);
+
+    return joined(cudaStreamWaitEvent(group->compute, group->done[mark % MARKS], 0));
 }
 
 /* The exchange of a group of ranks: each gives `send(peer)` and takes `receive(peer)`. */
@@ -228,25 +266,28 @@ status reduce_piece(Group *group, int first, int count, float *x, size_t n, int 
 
 status nccl_reduce(void *self, int first, int count, float *x, size_t n, int max)
 {
-    status st = STATUS_OK;
+    Group *group = static_cast<Group *>(self);
+    status st = follow(group);
 
+    device_redirect(group->device, group->stream);
     for (size_t at = 0; !st && at < n; at += PIECE) {
-        st = reduce_piece(static_cast<Group *>(self), first, count, x + at, std::min(PIECE, n - at),
-                          max);
+        st = reduce_piece(group, first, count, x + at, std::min(PIECE, n - at), max);
     }
+    device_redirect(group->device, nullptr);
     return st;
 }
 
 status nccl_gather(void *self, void *out, const void *in, size_t bytes)
 {
     Group *group = static_cast<Group *>(self);
+    status st = follow(group);
     std::unique_lock<std::mutex> lock(group->mutex);
 
-    if (group->failed) {
-        return failure(group);
+    if (st || group->failed) {
+        return st ? st : failure(group);
     }
     ncclResult_t result = ncclAllGather(in, out, bytes, ncclInt8, group->comm, group->stream);
-    status st = settle(group, lock, result, nullptr);
+    st = settle(group, lock, result, nullptr);
     if (!st) {
         note_enqueued(group);
     }
@@ -259,6 +300,18 @@ void nccl_abort(void *self)
     std::lock_guard<std::mutex> lock(group->mutex);
 
     fail(group, "aborted");
+}
+
+std::array<cudaEvent_t *, MARKS + 2> events(Group *group)
+{
+    std::array<cudaEvent_t *, MARKS + 2> all;
+
+    for (size_t i = 0; i < MARKS; i++) {
+        all[i] = &group->done[i];
+    }
+    all[MARKS] = &group->ready;
+    all[MARKS + 1] = &group->last;
+    return all;
 }
 
 /* What is on the stream ends first; after a failure there is nothing left that could hang. */
@@ -279,8 +332,13 @@ void nccl_close(void *self)
     }
     device_interrupt(group->device, false);
     device_free(group->device, group->gathered);
-    if (group->last) {
-        cudaEventDestroy(group->last);
+    for (cudaEvent_t *event : events(group)) {
+        if (*event) {
+            cudaEventDestroy(*event);
+        }
+    }
+    if (group->stream) {
+        cudaStreamDestroy(group->stream);
     }
     delete group;
 }
@@ -338,8 +396,13 @@ status allocate(Group *group)
     status st = device_alloc(group->device, &memory, floats * sizeof(float), "collectives");
 
     group->gathered = static_cast<float *>(memory);
-    if (!st && cudaEventCreateWithFlags(&group->last, cudaEventDisableTiming)) {
-        st = status_fail(STATUS_INTERNAL, "cuda: no event for the collectives");
+    for (cudaEvent_t *event : events(group)) {
+        if (!st && cudaEventCreateWithFlags(event, cudaEventDisableTiming)) {
+            st = status_fail(STATUS_INTERNAL, "cuda: no event for the collectives");
+        }
+    }
+    if (!st && cudaStreamCreateWithFlags(&group->stream, cudaStreamNonBlocking)) {
+        st = status_fail(STATUS_INTERNAL, "cuda: no stream for the collectives");
     }
     return st;
 }
@@ -389,7 +452,7 @@ status comm_nccl_open(void **self, bool *usable, const struct comm_config *confi
     group->size = config->size;
     group->timeout_ms = config->timeout_ms;
     group->device = config->device;
-    group->stream = static_cast<cudaStream_t>(device_stream(config->device));
+    group->compute = static_cast<cudaStream_t>(device_stream(config->device));
     st = allocate(group);
     if (!st) {
         st = join(group, config, id);
@@ -403,5 +466,6 @@ status comm_nccl_open(void **self, bool *usable, const struct comm_config *confi
     return STATUS_OK;
 }
 
-const struct comm_transport comm_nccl = {nccl_reduce, nccl_gather, nccl_abort,   nccl_waits_for,
-                                         nccl_close,  false,       nccl_launched};
+const struct comm_transport comm_nccl = {nccl_reduce,    nccl_gather, nccl_abort,
+                                         nccl_waits_for, nccl_close,  false,
+                                         nccl_mark,      nccl_join,   nccl_launched};

@@ -471,5 +471,5 @@ static int shm_waits_for(const void *self)
     return atomic_load_explicit(&((const struct shm *)self)->waits_for, memory_order_relaxed);
 }
 
-const struct comm_transport comm_shm = {shm_reduce, shm_gather, shm_abort, shm_waits_for,
-                                        shm_close,  false,      NULL};
+const struct comm_transport comm_shm = {shm_reduce, shm_gather, shm_abort, shm_waits_for, shm_close,
+                                        false,      NULL,       NULL,      NULL};

@@ -23,7 +23,12 @@ struct comm_transport {
     int (*waits_for)(const void *self); /* the last peer whose part was not there; any thread */
     void (*close)(void *self);
     bool in_background; /* sums gain from a thread of their own: most of their time is not work */
-    void (*launched)(void *self); /* NULL: its collectives cannot be recorded */
+
+    /* NULL where a call has the result when it returns.  Else calls are work of a stream: what is
+     * enqueued on the device's stream after a join() sees what was called before the mark(). */
+    status (*mark)(void *self, uint64_t mark);
+    status (*join)(void *self, uint64_t mark);
+    void (*launched)(void *self); /* a graph was, on the device's stream */
 };
 
 /* Vectors up to this many floats are exchanged whole: one message instead of two in a row. */

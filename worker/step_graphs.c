@@ -85,6 +85,9 @@ status step_graphs_run(struct step_graphs *graphs, const struct step_work *work)
         st = record(member->dev, work, &place->graph);
     }
     if (!st) {
+        st = comm_before_launch(member->comm);
+    }
+    if (!st) {
         st = device_launch(member->dev, place->graph);
     }
     if (!st) {

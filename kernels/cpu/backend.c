@@ -144,6 +144,12 @@ static void *cpu_stream(struct device *dev)
     return NULL;
 }
 
+static void cpu_redirect(struct device *dev, void *stream)
+{
+    (void)dev;
+    (void)stream;
+}
+
 static status cpu_record(struct device *dev)
 {
     (void)dev;
@@ -187,6 +193,7 @@ const struct backend backend_cpu = {
     .copy = cpu_copy,
     .sync = cpu_sync,
     .stream = cpu_stream,
+    .redirect = cpu_redirect,
     .record = cpu_record,
     .record_end = cpu_record_end,
     .launch = cpu_launch,

@@ -339,7 +339,12 @@ static status cuda_copy(struct device *dev, void *to, const void *from, size_t b
 
 static void *cuda_stream_of(struct device *dev)
 {
-    return cuda_stream(dev);
+    return cuda_device(dev)->stream;
+}
+
+static void cuda_redirect(struct device *dev, void *stream)
+{
+    cuda_device(dev)->redirected = static_cast<cudaStream_t>(stream);
 }
 
 const struct backend backend_cuda = {
@@ -356,6 +361,7 @@ const struct backend backend_cuda = {
     .copy = cuda_copy,
     .sync = cuda_sync,
     .stream = cuda_stream_of,
+    .redirect = cuda_redirect,
     .record = cuda_record,
     .record_end = cuda_record_end,
     .launch = cuda_launch,

@@ -26,6 +26,7 @@ struct cuda_device {
     int index;
     int processors; /* streaming multiprocessors */
     cudaStream_t stream;
+    cudaStream_t redirected;        /* where operations go instead; NULL: nowhere else */
     struct cuda_products *products; /* linear.cu */
     void *workspace;                /* cuda_workspace() */
     size_t workspace_bytes;
@@ -53,7 +54,9 @@ static inline struct cuda_device *cuda_device(struct device *dev)
 
 static inline cudaStream_t cuda_stream(struct device *dev)
 {
-    return cuda_device(dev)->stream;
+    const struct cuda_device *cuda = cuda_device(dev);
+
+    return cuda->redirected ? cuda->redirected : cuda->stream;
 }
 
 /* Activations are bfloat16 or float16: tensor cores. */

@@ -81,6 +81,76 @@ static void test_sums_are_formed_in_rank_order(void **state)
     }
 }
 
+static status reduce_often(struct comm *comm, void *context)
+{
+    status st = STATUS_OK;
+
+    for (int i = 0; !st && i < 20; i++) {
+        st = reduce_and_compare(comm, context);
+    }
+    return st;
+}
+
+static void test_sums_keep_to_events_whatever_runs_ahead(void **state)
+{
+    const enum cuda_host_streams ways[] = {CUDA_HOST_LAZY, CUDA_HOST_SHUFFLED};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        cuda_host_set_streams(ways[i]);
+        group_run(2, reduce_often, &(size_t){5});
+        group_run(3, reduce_and_compare, &(size_t){70001});
+    }
+    cuda_host_set_streams(CUDA_HOST_EAGER);
+}
+
+/* Two sums are on their way while their neighbours are computed and gathered. */
+static status begin_and_finish(struct comm *comm, void *context)
+{
+    enum { N = 300 };
+    struct device *dev = devices[comm_rank(comm)];
+    float x[3 * N], early[N];
+    void *memory = NULL, *all = NULL;
+    uint64_t tickets[2] = {0, 0};
+
+    (void)context;
+    for (int i = 0; i < 3 * N; i++) {
+        x[i] = (float)(i + comm_rank(comm));
+    }
+    status st = to_device(comm, &memory, x, sizeof(x));
+    float *sums = memory;
+    st = st ? st : device_alloc(dev, &all, 2 * sizeof(float), "test");
+    for (int i = 0; i < 2; i++) {
+        st = st ? st : comm_begin_all_reduce(comm, sums + (size_t)i * N, N, &tickets[i]);
+    }
+    st = st ? st : device_copy(dev, sums + (size_t)2 * N + 1, sums + (size_t)2 * N, sizeof(float));
+    st = st ? st : device_download(dev, early, sums + N, sizeof(early));
+    st = st ? st : comm_finish(comm, tickets[0]);
+    st = st ? st : comm_all_gather(comm, all, sums, sizeof(float));
+    st = st ? st : comm_finish(comm, tickets[1]);
+    st = st ? st : device_download(dev, x, memory, sizeof(x));
+    for (int i = 0; !st && i < 2 * N; i++) {
+        if (x[i] != (float)(2 * i + 1) || (i < N && early[i] == x[N + i])) {
+            st = status_fail(STATUS_INTERNAL, "element %d is %g", i, (double)x[i]);
+        }
+    }
+    if (!st && x[2 * N + 1] != x[2 * N]) {
+        st =
+            status_fail(STATUS_INTERNAL, "what was computed meanwhile is %g", (double)x[2 * N + 1]);
+    }
+    device_free(dev, memory);
+    device_free(dev, all);
+    return st;
+}
+
+static void test_begun_sums_are_there_once_they_are_finished_and_not_before(void **state)
+{
+    (void)state;
+    cuda_host_set_streams(CUDA_HOST_LAZY);
+    group_run(2, begin_and_finish, NULL);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
+}
+
 static status reduce_in_pairs(struct comm *comm, void *context)
 {
     int rank = comm_rank(comm);
@@ -296,6 +366,8 @@ int main(void)
     const struct device_config config = {.dtype = DTYPE_F32, .threads = 1};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums_are_formed_in_rank_order),
+        cmocka_unit_test(test_sums_keep_to_events_whatever_runs_ahead),
+        cmocka_unit_test(test_begun_sums_are_there_once_they_are_finished_and_not_before),
         cmocka_unit_test(test_groups_of_neighbours_reduce_apart),
         cmocka_unit_test(test_gather_is_in_rank_order),
         cmocka_unit_test(test_an_abort_frees_who_waits_for_a_result),

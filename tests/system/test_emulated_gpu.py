@@ -21,10 +21,10 @@ PROGRAMS = BUILD / "cuda-host"
 MODEL = MODELS / "stories260k"
 
 
-def emulated(workers, words, options=("--kv-memory", "4M")):
+def emulated(workers, words, options=("--kv-memory", "4M"), **env):
     return Service(MODEL, workers=workers, dtype="float32", build=PROGRAMS,
                    options=["--device", "cuda", *options],
-                   env={"WINNOW_CUDA_HOST": f"apart {words}"})
+                   env={"WINNOW_CUDA_HOST": f"apart {words}", **env})
 
 
 def refusal(**arguments):
@@ -80,6 +80,18 @@ def test_samples_penalties_and_logprobs_are_those_of_the_cpu(two_gpus):
 def test_the_order_of_warps_and_streams_does_not_matter(two_gpus):
     with emulated(1, "reversed") as other:
         assert ids(two_gpus, 4) == ids(other, 4)
+
+
+def test_steps_give_the_same_tokens_without_graphs(two_gpus):
+    with emulated(2, "shuffled devices=2", WINNOW_CUDA_GRAPHS="off") as other:
+        assert ids(two_gpus, 5) == ids(other, 5)
+
+
+def test_a_wrong_word_for_graphs_is_refused():
+    done = subprocess.run([PROGRAMS / "bin" / "winnow-worker", "--model", MODEL, "--cuda-graphs", "some"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--cuda-graphs some: it must be on or off" in done.stderr
 
 
 def test_a_float16_model_is_served_in_float16_on_a_gpu_and_in_float32_on_a_cpu(tmp_path):
