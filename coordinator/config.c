@@ -44,8 +44,6 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
         {"device", OPTION_STRING, &out->device, "NAME", "of the workers: cpu or cuda", 0, 0},
         {"dtype", OPTION_STRING, &raw->dtype, "NAME",
          "float32, bfloat16, on GPUs float16: to compute in (the model's)", 0, 0},
-        {"weights", OPTION_STRING, &out->weights, "auto|int8", "how the local workers hold weights",
-         0, 0},
         {"threads", OPTION_INT, &raw->threads, "N",
          "of each local worker; 0: the cores, shared out", 0, CONFIG_MAX_THREADS},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
@@ -93,7 +91,23 @@ static int fill_table(struct option *table, struct config *out, struct raw *raw)
     return n;
 }
 
-/* Adds to the n rows that are there; how many there are then. */
+/* What local workers hold numbers as.  Adds to the n rows that are there; how many there are then.
+ */
+static int add_forms(struct option *table, int n, struct config *out)
+{
+    const struct option options[] = {
+        {"weights", OPTION_STRING, &out->weights, "auto|int8", "how the local workers hold weights",
+         0, 0},
+        {"kv", OPTION_STRING, &out->kv, "auto|int8", "how they hold keys and values", 0, 0},
+    };
+    int n_options = (int)(sizeof(options) / sizeof(options[0]));
+
+    assert(n + n_options <= N_OPTIONS);
+    memcpy(table + n, options, sizeof(options));
+    return n + n_options;
+}
+
+/* Likewise. */
 static int add_security(struct option *table, int n, struct config *out, struct raw *raw)
 {
     const struct option options[] = {
@@ -132,12 +146,24 @@ static status find_word(int *out, const char *option, const char *word, const ch
     return status_fail(STATUS_INVALID, "--%s %s: not known; see --help", option, word);
 }
 
+/* What local workers hold numbers as; NULL is fine. */
+static status check_form(const char *option, const char *form, const char *device)
+{
+    static const char *const forms[] = {"auto", "int8"};
+    int word = 0;
+    status st = form ? find_word(&word, option, form, forms, 2) : STATUS_OK;
+
+    if (!st && word == 1 && strcmp(device, "cpu") != 0) {
+        st = status_fail(STATUS_INVALID, "--%s int8 needs --device cpu", option);
+    }
+    return st;
+}
+
 static status check_names(struct config *out, const struct raw *raw)
 {
     static const char *const formats[] = {"text", "json"};
     static const char *const levels[] = {"debug", "info", "warn", "error"};
     static const char *const devices[] = {"cpu", "cuda"};
-    static const char *const forms[] = {"auto", "int8"};
     static const char *const dtypes[] = {"float32", "bfloat16", "float16", ""};
     int word = 0;
     status st = find_word(&word, "log-format", raw->log_format, formats, 2);
@@ -150,11 +176,11 @@ static status check_names(struct config *out, const struct raw *raw)
     if (!st) {
         st = find_word(&word, "device", out->device, devices, 2);
     }
-    if (!st && out->weights) {
-        st = find_word(&word, "weights", out->weights, forms, 2);
+    if (!st) {
+        st = check_form("weights", out->weights, out->device);
     }
-    if (!st && out->weights && word == 1 && strcmp(out->device, "cpu") != 0) {
-        st = status_fail(STATUS_INVALID, "--weights int8 needs --device cpu");
+    if (!st) {
+        st = check_form("kv", out->kv, out->device);
     }
     if (!st) {
         st = find_word(&word, "dtype", raw->dtype, dtypes, 4);
@@ -255,12 +281,13 @@ status config_parse(struct config *out, int argc, char **argv, enum options_outc
                            .send_timeout_ms = RPC_SEND_TIMEOUT_MS,
                            .drain_timeout_ms = 25000,
                            .reflection = true};
+    int n = add_forms(table, fill_table(table, out, &raw), out);
     struct options options = {
         .program = "winnow-coordinator",
         .synopsis = "Serves a language model for very long documents over gRPC; workers compute.",
         .epilog = epilog,
         .table = table,
-        .n = add_security(table, fill_table(table, out, &raw), out, &raw),
+        .n = add_security(table, n, out, &raw),
     };
     status st = options_parse(&options, argc, argv, outcome);
     if (st || *outcome != OPTIONS_RUN) {

@@ -39,6 +39,7 @@ struct config {
     int threads;         /* of each local worker */
     int64_t kv_memory;   /* of each local worker; 0: its default */
     const char *weights; /* of local workers: "int8"; NULL: as they are */
+    const char *kv;      /* likewise */
     uint32_t max_context;
     uint32_t queue_requests;
     uint64_t queue_tokens;

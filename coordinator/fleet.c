@@ -262,7 +262,7 @@ static status check_hello(const struct fleet *fleet, const struct fleet_hello *h
         return status_fail(STATUS_INVALID,
                            "the worker's model files (%016" PRIx64
                            ") differ from those of the others (%016" PRIx64
-                           "), or its --weights do",
+                           "), or its --weights or --kv do",
                            hello->model_fingerprint, fleet->fingerprint);
     }
     return STATUS_OK;

@@ -55,6 +55,9 @@ static void make_arguments(struct arguments *out, const struct service_local *co
     if (config->weights) {
         add(out, "--weights", config->weights);
     }
+    if (config->kv) {
+        add(out, "--kv", config->kv);
+    }
     if (config->kv_memory > 0) {
         add_number(out, 2, "--kv-memory", config->kv_memory);
     }

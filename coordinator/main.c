@@ -128,6 +128,7 @@ static status open_service(struct coordinator *it)
                 .threads = config->threads,
                 .kv_memory = config->kv_memory,
                 .weights = config->weights,
+                .kv = config->kv,
                 .secret_file = secret_file,
                 .log_json = config->log_json,
             },

@@ -36,6 +36,7 @@ struct service_local {
     int threads;             /* of each; 0: the worker's default */
     int64_t kv_memory;       /* bytes, of each; 0: the worker's default */
     const char *weights;     /* their --weights; NULL: their default */
+    const char *kv;          /* their --kv; likewise */
     const char *secret_file; /* of the cluster; NULL: none */
     bool log_json;           /* as this program does */
 };

@@ -20,7 +20,7 @@ enum { DEVICE_DESCRIPTION_BYTES = 128 };
 struct device {
     const struct backend *backend;
     enum dtype dtype;
-    bool int8_weights, int8_kv;
+    bool int8_weights;
     int interrupted; /* atomic */
     bool recording;
     char description[DEVICE_DESCRIPTION_BYTES];

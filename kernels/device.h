@@ -20,10 +20,9 @@ extern "C" {
 struct device;
 
 struct device_config {
-    enum dtype dtype; /* of activations, and of weights and KV rows but for the next two;
-                       * float16: "cuda" only */
+    enum dtype
+        dtype; /* of activations, KV rows and weights, but for the next; float16: "cuda" only */
     bool int8_weights;
-    bool int8_kv;
     int index;   /* of the GPU; 0 for the host */
     int threads; /* host threads of the CPU backend; >= 1 */
 
@@ -36,9 +35,8 @@ struct device_config {
 status device_open(struct device **out, const char *backend, const struct device_config *config);
 void device_close(struct device *dev); /* NULL is fine */
 enum dtype device_dtype(const struct device *dev);
-/* Weights, but for the embedding, and KV rows are held in int8. */
+/* Weights, but for the embedding, are held in int8. */
 bool device_int8_weights(const struct device *dev);
-bool device_int8_kv(const struct device *dev);
 /* Device pointers are the host's: what lies in host memory need not be uploaded. */
 bool device_on_host(const struct device *dev);
 

@@ -36,11 +36,6 @@ bool device_int8_weights(const struct device *dev)
     return dev->int8_weights;
 }
 
-bool device_int8_kv(const struct device *dev)
-{
-    return dev->int8_kv;
-}
-
 bool device_on_host(const struct device *dev)
 {
     return dev->backend->on_host;
@@ -326,7 +321,8 @@ status op_silu_mul(struct device *dev, void *out, const void *gate, const void *
 
 static int pool_valid(const struct kv_pool *pool)
 {
-    return pool->k && pool->v && pool->page_rows > 0 && head_dim_valid(pool->head_dim);
+    return pool->k && pool->v && !pool->k_scale == !pool->v_scale && pool->page_rows > 0 &&
+           head_dim_valid(pool->head_dim);
 }
 
 status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,

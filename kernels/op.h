@@ -205,9 +205,14 @@ status op_silu_mul(struct device *dev, void *out, const void *gate, const void *
  * The paged cache: page p of a pool holds page_rows rows of head_dim keys at
  * k + p * page_rows * head_dim, and values likewise.  A page table lists the pages of one cache
  * head in order; row i is at pages[i / page_rows], i % page_rows.
+ *
+ * With scales the rows are int8, rounded as a row of op_quantize() where they enter the pool and
+ * read as its multiples of their scale; a row that is not finite has a scale that is not.  Only a
+ * device on the host takes such a pool.
  */
 struct kv_pool {
-    void *k, *v; /* act */
+    void *k, *v;              /* act, or int8 */
+    float *k_scale, *v_scale; /* of row p * page_rows + i, or NULL both */
     int page_rows;
     int head_dim;
 };

@@ -63,7 +63,8 @@ static status parse_device(struct worker_config *out, const char *device)
 
 /* Options in the form in which they arrive. */
 struct raw {
-    const char *device, *weights, *collectives, *cuda_graphs, *log_format, *log_level, *config_file;
+    const char *device, *weights, *kv, *collectives, *cuda_graphs, *log_format, *log_level,
+        *config_file;
     int64_t threads, rank;
 };
 
@@ -87,6 +88,8 @@ static int own_rows(struct option *table, int n, struct worker_config *out, stru
         {"threads", OPTION_INT, &raw->threads, "N", "threads of the cpu device", 1, MAX_THREADS},
         {"weights", OPTION_STRING, &raw->weights, "auto|int8",
          "int8: weights rounded to a byte each, but for the embedding; cpu only", 0, 0},
+        {"kv", OPTION_STRING, &raw->kv, "auto|int8",
+         "int8: keys and values in the cache rounded to a byte each; cpu only", 0, 0},
         {"kv-memory", OPTION_BYTES, &out->kv_memory, "BYTES",
          "KV cache pages; default: 40 % of the free memory", 0, 1e15},
         {"advertise", OPTION_STRING, &out->advertise, "HOST",
@@ -144,8 +147,9 @@ static status parse_int8(bool *out, const char *option, const char *value)
 
 static status check_int8(const struct worker_config *config)
 {
-    if (config->int8_weights && strcmp(config->backend, "cpu") != 0) {
-        return status_fail(STATUS_INVALID, "--weights int8 needs --device cpu");
+    if ((config->int8_weights || config->int8_kv) && strcmp(config->backend, "cpu") != 0) {
+        return status_fail(STATUS_INVALID, "--%s int8 needs --device cpu",
+                           config->int8_weights ? "weights" : "kv");
     }
     return STATUS_OK;
 }
@@ -163,6 +167,9 @@ static status check(struct worker_config *out, const struct raw *raw)
                            raw->collectives);
     }
     st = parse_int8(&out->int8_weights, "weights", raw->weights);
+    if (!st) {
+        st = parse_int8(&out->int8_kv, "kv", raw->kv);
+    }
     if (st) {
         return st;
     }
@@ -190,6 +197,7 @@ status worker_config_parse(struct worker_config *out, int argc, char **argv,
 {
     struct raw raw = {.device = "cpu",
                       .weights = "auto",
+                      .kv = "auto",
                       .collectives = "auto",
                       .cuda_graphs = "on",
                       .log_format = "text",

@@ -17,7 +17,7 @@ struct worker_config {
     int device_index;             /* of the first GPU */
     int n_devices;                /* more than one: see devices.h */
     int threads;
-    bool int8_weights;
+    bool int8_weights, int8_kv;
     int64_t kv_memory;         /* bytes; 0: a share of the free memory */
     const char *advertise;     /* address that other ranks reach this one at */
     const char *http;          /* metrics and probes; "": not served */

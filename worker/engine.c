@@ -22,6 +22,7 @@ static struct kvcache_config cache_config(const struct model *model,
         .layers = model->config.layers,
         .head_dim = model->config.head_dim,
         .page_rows = ENGINE_PAGE_ROWS,
+        .int8 = config->int8_kv,
         .ordered = model->config.sliding_window > 0,
         .bytes = config->kv_bytes,
     };
@@ -133,7 +134,7 @@ static void report_prompt(struct engine *engine, const struct sequence *sequence
     struct cache_heads heads = member_cache_heads(&engine->member, &sequence->params);
     uint64_t layers = (uint64_t)model->config.layers;
     uint64_t row_bytes =
-        2 * (uint64_t)model->config.head_dim * dtype_bytes(device_dtype(engine->member.dev));
+        kvcache_row_bytes(kvcache_config(engine->cache), device_dtype(engine->member.dev));
     struct result_prompt prompt = {
         .slot = (uint32_t)sequence->slot,
         .pages = kvcache_most_pages(engine->cache, sequence->slot, sequence->max_rows),

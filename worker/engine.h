@@ -18,6 +18,7 @@ struct engine;
 struct engine_config {
     int max_context;      /* prompt + generated tokens of one sequence */
     uint64_t kv_bytes;    /* of the page pool */
+    bool int8_kv;         /* the pool's rows are int8; on a host */
     bool check_selection; /* compare a hash of every selection across ranks */
     bool graphs;          /* record decode steps where that is possible; alike on all ranks */
 };

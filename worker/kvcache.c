@@ -45,32 +45,33 @@ struct kvcache {
     struct slot *slots;
 };
 
-uint64_t kvcache_page_bytes(const struct kvcache_config *config, enum dtype dtype)
+/* For keys, then for values. */
+static status allocate_scales(struct kvcache *cache, size_t rows)
 {
-    uint64_t row = 2 * (uint64_t)config->head_dim * dtype_bytes(dtype) + sizeof(int32_t);
+    void *scales;
+    status st = device_alloc(cache->dev, &scales, 2 * rows * sizeof(float), "KV scales");
 
-    return row * (uint64_t)config->page_rows;
-}
-
-int kvcache_pages_for(const struct kvcache_config *config, enum dtype dtype)
-{
-    uint64_t pages = config->bytes / kvcache_page_bytes(config, dtype);
-    uint64_t limit = (uint64_t)(INT32_MAX / config->page_rows); /* rows are numbered in int32 */
-
-    return (int)(pages < limit ? pages : limit);
+    if (!st) {
+        cache->pool.k_scale = scales;
+        cache->pool.v_scale = cache->pool.k_scale + rows;
+    }
+    return st;
 }
 
 static status allocate(struct kvcache *cache)
 {
     size_t pages = (size_t)cache->n_pages;
     size_t page = (size_t)cache->config.page_rows * (size_t)cache->config.head_dim *
-                  dtype_bytes(device_dtype(cache->dev));
+                  (cache->config.int8 ? sizeof(int8_t) : dtype_bytes(device_dtype(cache->dev)));
     void *lists;
     int32_t spare = (int32_t)pages;
     status st = device_alloc(cache->dev, &cache->pool.k, (pages + 1) * page, "KV pages (keys)");
 
     if (!st) {
         st = device_alloc(cache->dev, &cache->pool.v, (pages + 1) * page, "KV pages (values)");
+    }
+    if (!st && cache->config.int8) {
+        st = allocate_scales(cache, (pages + 1) * (size_t)cache->config.page_rows);
     }
     if (!st) {
         st = device_alloc(cache->dev, &lists, sizeof(cache->packed) + sizeof(spare), "KV lists");
@@ -110,6 +111,9 @@ status kvcache_create(struct kvcache **out, struct device *dev, const struct kvc
                            (unsigned long long)config->bytes,
                            (unsigned long long)kvcache_page_bytes(config, device_dtype(dev)));
     }
+    if (config->int8 && !device_on_host(dev)) {
+        return status_fail(STATUS_UNIMPLEMENTED, "int8 KV is of the cpu device only");
+    }
     cache = calloc(1, sizeof(*cache));
     if (!cache) {
         return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
@@ -138,6 +142,7 @@ void kvcache_destroy(struct kvcache *cache)
     }
     device_free(cache->dev, cache->pool.k);
     device_free(cache->dev, cache->pool.v);
+    device_free(cache->dev, cache->pool.k_scale);
     free(cache->free_pages);
     free(cache->holders);
     device_free(cache->dev, cache->lists);
@@ -552,6 +557,11 @@ const int32_t *kvcache_spare_table(const struct kvcache *cache)
 int32_t kvcache_spare_row(const struct kvcache *cache)
 {
     return cache->n_pages * cache->config.page_rows;
+}
+
+const struct kvcache_config *kvcache_config(const struct kvcache *cache)
+{
+    return &cache->config;
 }
 
 const struct kv_pool *kvcache_pool(const struct kvcache *cache)

@@ -23,11 +23,13 @@ struct kvcache_config {
     int layers;
     int head_dim;
     int page_rows;
+    bool int8;      /* rows are int8 with a scale each for keys and values; on a host */
     bool ordered;   /* kvcache_drop() keeps the order, which kvcache_first() needs */
     uint64_t bytes; /* of the pool: as many whole pages as fit */
 };
 
 /* What `config` makes of its bytes, without allocating. */
+uint64_t kvcache_row_bytes(const struct kvcache_config *config, enum dtype dtype); /* k and v */
 uint64_t kvcache_page_bytes(const struct kvcache_config *config, enum dtype dtype);
 int kvcache_pages_for(const struct kvcache_config *config, enum dtype dtype);
 
@@ -96,6 +98,7 @@ const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, i
 /* The first row whose position is at least `position`. */
 int kvcache_first(const struct kvcache *cache, int slot, int layer, int head, int position);
 
+const struct kvcache_config *kvcache_config(const struct kvcache *cache);
 const struct kv_pool *kvcache_pool(const struct kvcache *cache);
 int kvcache_pages_total(const struct kvcache *cache);
 int kvcache_pages_used(const struct kvcache *cache);

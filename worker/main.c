@@ -67,7 +67,8 @@ static status run(const struct worker_config *config)
     status st = die_with(config->parent_pid);
     if (!st) {
         st = model_fingerprint(&link.model_fingerprint, config->model);
-        link.model_fingerprint += config->int8_weights; /* another model to its group */
+        /* another model to its group */
+        link.model_fingerprint += (config->int8_weights ? 1 : 0) + (config->int8_kv ? 2 : 0);
     }
     if (!st) {
         st = open_vitals(&vitals, config);

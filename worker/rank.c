@@ -7,9 +7,15 @@
 #include "worker/model.h"
 #include "worker/warmup.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
-enum { COLLECTIVE_TIMEOUT_MS = 120000, FREE_MEMORY_PERCENT = 40, FREE_GPU_PERCENT = 90 };
+enum {
+    COLLECTIVE_TIMEOUT_MS = 120000,
+    FREE_MEMORY_PERCENT = 40,
+    FREE_GPU_PERCENT = 90,
+    MAX_DESCRIPTION = 192
+};
 
 struct rank {
     struct link *link;
@@ -131,6 +137,7 @@ static status join(struct rank *rank, const struct link_assignment *assign)
                                .tcp_only = rank->config->tcp_only,
                                .store = link_store(rank->link)};
     struct engine_config engine = {.max_context = (int)assign->max_context,
+                                   .int8_kv = rank->config->int8_kv,
                                    .check_selection = assign->check_selection,
                                    .graphs = rank->config->graphs};
 
@@ -146,6 +153,7 @@ static status join(struct rank *rank, const struct link_assignment *assign)
         link_watch(rank->link, rank->comm);
         st = engine_open(&rank->engine, rank->device, rank->model, rank->comm, &engine);
     }
+    char device[MAX_DESCRIPTION];
     double start = clock_ms();
     if (!st) {
         st = warmup_run(rank->engine, rank->model, engine.max_context, assign->epoch);
@@ -156,12 +164,14 @@ static status join(struct rank *rank, const struct link_assignment *assign)
     double warmup_ms = clock_ms() - start;
     struct engine_memory memory = engine_memory(rank->model, rank->dtype, &engine);
     rank->epoch = assign->epoch;
+    snprintf(device, sizeof(device), "%s%s", device_description(rank->device),
+             rank->config->int8_kv ? ", int8 KV" : "");
     const struct link_ready ready = {.kv_bytes_total = engine_kv_bytes_total(rank->engine),
                                      .pages_total = (uint32_t)engine_pages_total(rank->engine),
                                      .page_rows = ENGINE_PAGE_ROWS,
                                      .weight_bytes = rank->model->bytes,
                                      .scratch_bytes = memory.hidden + memory.layer_kv + memory.step,
-                                     .device = device_description(rank->device)};
+                                     .device = device};
     log_info("rank: ready group=%u rank=%u size=%u epoch=%llu device=\"%s\" weight_bytes=%llu "
              "hidden_bytes=%llu layer_kv_bytes=%llu step_bytes=%llu pool_bytes=%llu warmup_ms=%.1f",
              assign->group, assign->rank, assign->size, (unsigned long long)assign->epoch,

@@ -36,7 +36,6 @@ static status cpu_open(struct device **out, const struct device_config *config)
     cpu->base.backend = &backend_cpu;
     cpu->base.dtype = config->dtype;
     cpu->base.int8_weights = config->int8_weights;
-    cpu->base.int8_kv = config->int8_kv;
     cpu->threads = config->threads;
     cpu->isa = isa;
     st = gemms_create(&cpu->gemms);
@@ -44,9 +43,9 @@ static status cpu_open(struct device **out, const struct device_config *config)
         free(cpu);
         return st;
     }
-    snprintf(cpu->base.description, sizeof(cpu->base.description), "cpu %s, %d thread%s%s%s",
+    snprintf(cpu->base.description, sizeof(cpu->base.description), "cpu %s, %d thread%s%s",
              isa->name, cpu->threads, cpu->threads == 1 ? "" : "s",
-             config->int8_weights ? ", int8 weights" : "", config->int8_kv ? ", int8 KV" : "");
+             config->int8_weights ? ", int8 weights" : "");
     *out = &cpu->base;
     return STATUS_OK;
 }

@@ -15,21 +15,42 @@ enum { DECODE_TILE_VECS = DECODE_TILE_ROWS / VEC_LANES };
 
 #define DECODE_INLINE static inline __attribute__((always_inline))
 
-/* Up to one vector of a row from element `at`. */
-DECODE_INLINE vec decode_load(enum dtype dtype, const void *data, size_t at)
+/* What rows of keys or values are made of. */
+enum decode_form { DECODE_F32, DECODE_BF16, DECODE_INT8 };
+
+DECODE_INLINE enum decode_form decode_form(const struct decode_split *s)
 {
-    return dtype == DTYPE_BF16 ? vec_load_bf16((const bf16 *)data + at)
-                               : vec_load((const float *)data + at);
+    return s->pool->k_scale ? DECODE_INT8 : s->dtype == DTYPE_BF16 ? DECODE_BF16 : DECODE_F32;
 }
 
-DECODE_INLINE vec decode_load_part(enum dtype dtype, const void *data, size_t at, int n)
+/* Up to one vector of a row from element `at`; of int8 before its scale. */
+DECODE_INLINE vec decode_load(enum decode_form form, const void *data, size_t at)
 {
-    return dtype == DTYPE_BF16 ? vec_load_bf16_part((const bf16 *)data + at, n)
-                               : vec_load_part((const float *)data + at, n);
+    switch (form) {
+    case DECODE_INT8:
+        return vec_load_int8((const int8_t *)data + at);
+    case DECODE_BF16:
+        return vec_load_bf16((const bf16 *)data + at);
+    default:
+        return vec_load((const float *)data + at);
+    }
+}
+
+DECODE_INLINE vec decode_load_part(enum decode_form form, const void *data, size_t at, int n)
+{
+    switch (form) {
+    case DECODE_INT8:
+        return vec_load_int8_part((const int8_t *)data + at, n);
+    case DECODE_BF16:
+        return vec_load_bf16_part((const bf16 *)data + at, n);
+    default:
+        return vec_load_part((const float *)data + at, n);
+    }
 }
 
 /* Dot products of q with VEC_LANES rows of k that follow each other from element `at`. */
-DECODE_INLINE vec decode_dots(enum dtype dtype, const float *q, const void *k, size_t at, int d)
+DECODE_INLINE vec decode_dots(enum decode_form form, const float *q, const void *k, size_t at,
+                              int d)
 {
     vec sum[VEC_LANES];
     int c = 0;
@@ -43,7 +64,7 @@ DECODE_INLINE vec decode_dots(enum dtype dtype, const float *q, const void *k, s
         for (int i = 0; i < VEC_LANES; i++) {
             size_t row = at + (size_t)i * (size_t)d + (size_t)c;
 
-            sum[i] = vec_fma(decode_load(dtype, k, row), x, sum[i]);
+            sum[i] = vec_fma(decode_load(form, k, row), x, sum[i]);
         }
     }
     if (c < d) {
@@ -52,18 +73,18 @@ DECODE_INLINE vec decode_dots(enum dtype dtype, const float *q, const void *k, s
         for (int i = 0; i < VEC_LANES; i++) {
             size_t row = at + (size_t)i * (size_t)d + (size_t)c;
 
-            sum[i] = vec_fma(decode_load_part(dtype, k, row, d - c), x, sum[i]);
+            sum[i] = vec_fma(decode_load_part(form, k, row, d - c), x, sum[i]);
         }
     }
     return vec_sums(sum);
 }
 
 /* Rows i.. of the cache as VEC_LANES rows that follow each other, `left` of them real: where they
- * lie, or a copy.  A group widens bf16 once. */
+ * lie, or a copy.  A group widens bf16 once; int8 is always widened, and gets its scale. */
 struct decode_keys {
     const void *data;
     size_t at;
-    enum dtype dtype;
+    enum decode_form form;
 };
 
 static void decode_widen(float *out, const bf16 *row, int d)
@@ -78,38 +99,64 @@ static void decode_widen(float *out, const bf16 *row, int d)
     }
 }
 
+static void decode_widen_int8(float *out, const int8_t *row, float scale, int d)
+{
+    const vec by = vec_set1(scale);
+    int c = 0;
+
+    for (; c + VEC_LANES <= d; c += VEC_LANES) {
+        vec_store(out + c, vec_mul(vec_load_int8(row + c), by));
+    }
+    for (; c < d; c++) {
+        out[c] = (float)row[c] * scale;
+    }
+}
+
+static void decode_copy_key(const struct decode_split *s, float *to, int i)
+{
+    const struct kv_pool *pool = s->pool;
+    size_t at = decode_row_at(pool, s->pages, i), d = (size_t)pool->head_dim;
+
+    switch (decode_form(s)) {
+    case DECODE_INT8:
+        decode_widen_int8(to, (const int8_t *)pool->k + at, pool->k_scale[at / d], pool->head_dim);
+        break;
+    case DECODE_BF16:
+        decode_widen(to, (const bf16 *)pool->k + at, pool->head_dim);
+        break;
+    default:
+        memcpy(to, (const float *)pool->k + at, d * sizeof(*to));
+    }
+}
+
 static struct decode_keys decode_rows(const struct decode_split *s, int i, int left)
 {
     const struct kv_pool *pool = s->pool;
     size_t d = (size_t)pool->head_dim;
-    bool widen = s->dtype == DTYPE_BF16 && s->group > 1;
+    enum decode_form form = decode_form(s);
+    bool widen = form == DECODE_INT8 || (form == DECODE_BF16 && s->group > 1);
 
     if (!widen && left >= VEC_LANES && i % pool->page_rows + VEC_LANES <= pool->page_rows) {
-        return (struct decode_keys){pool->k, decode_row_at(pool, s->pages, i), s->dtype};
+        return (struct decode_keys){pool->k, decode_row_at(pool, s->pages, i), form};
     }
     for (int j = 0; j < VEC_LANES; j++) {
         float *to = s->rows + (size_t)j * d;
 
-        if (j >= left) {
-            memset(to, 0, d * sizeof(*to));
-            continue;
-        }
-        size_t at = decode_row_at(pool, s->pages, i + j);
-
-        if (s->dtype == DTYPE_BF16) {
-            decode_widen(to, (const bf16 *)pool->k + at, pool->head_dim);
+        if (j < left) {
+            decode_copy_key(s, to, i + j);
         } else {
-            memcpy(to, (const float *)pool->k + at, d * sizeof(*to));
+            memset(to, 0, d * sizeof(*to));
         }
     }
-    return (struct decode_keys){s->rows, 0, DTYPE_F32};
+    return (struct decode_keys){s->rows, 0, DECODE_F32};
 }
 
 /* Rows i..i + VEC_LANES of values are needed soon. */
 static inline void decode_fetch_values(const struct decode_split *s, int i, int end)
 {
-    size_t bytes =
-        (size_t)s->pool->head_dim * (s->dtype == DTYPE_BF16 ? sizeof(bf16) : sizeof(float));
+    static const size_t element[] = {
+        [DECODE_F32] = sizeof(float), [DECODE_BF16] = sizeof(bf16), [DECODE_INT8] = sizeof(int8_t)};
+    size_t bytes = (size_t)s->pool->head_dim * element[decode_form(s)];
 
     for (int j = i; j < i + VEC_LANES && j < end; j++) {
         size_t row = decode_row_at(s->pool, s->pages, j) / (size_t)s->pool->head_dim;
@@ -131,8 +178,8 @@ static void decode_scores(const struct decode_split *s, int begin, int end)
         decode_fetch_values(s, i, end);
         for (int h = 0; h < s->group; h++) {
             const float *q = s->q + (size_t)h * s->stride;
-            vec dots = k.dtype == DTYPE_BF16 ? decode_dots(DTYPE_BF16, q, k.data, k.at, d)
-                                             : decode_dots(DTYPE_F32, q, k.data, k.at, d);
+            vec dots = k.form == DECODE_BF16 ? decode_dots(DECODE_BF16, q, k.data, k.at, d)
+                                             : decode_dots(DECODE_F32, q, k.data, k.at, d);
 
             vec_store(s->weights + (size_t)h * DECODE_TILE_ROWS + (i - begin), dots);
         }
@@ -174,8 +221,9 @@ static void decode_weights(const struct decode_split *s, float *lanes, int h, in
 }
 
 /* values[0..heads) += weights times `n` rows that follow each other; heads is a constant. */
-DECODE_INLINE void decode_add_rows(enum dtype dtype, const int heads, float *values, size_t stride,
-                                   const float *w, const void *v, size_t at, const int shape[2])
+DECODE_INLINE void decode_add_rows(enum decode_form form, const int heads, float *values,
+                                   size_t stride, const float *w, const void *v, size_t at,
+                                   const int shape[2])
 {
     const int n = shape[0], d = shape[1];
 
@@ -188,8 +236,8 @@ DECODE_INLINE void decode_add_rows(enum dtype dtype, const int heads, float *val
         }
         for (int j = 0; j < n; j++) {
             size_t from = at + (size_t)j * (size_t)d + (size_t)c;
-            vec row = part >= VEC_LANES ? decode_load(dtype, v, from)
-                                        : decode_load_part(dtype, v, from, part);
+            vec row = part >= VEC_LANES ? decode_load(form, v, from)
+                                        : decode_load_part(form, v, from, part);
 
             for (int h = 0; h < heads; h++) {
                 vec x = vec_set1(w[(size_t)h * DECODE_TILE_ROWS + (size_t)j]);
@@ -203,7 +251,7 @@ DECODE_INLINE void decode_add_rows(enum dtype dtype, const int heads, float *val
 }
 
 /* Rows i..i + n of one page; their weights start at column `col`. */
-DECODE_INLINE void decode_add_run(enum dtype dtype, const struct decode_split *s, int i, int n,
+DECODE_INLINE void decode_add_run(enum decode_form form, const struct decode_split *s, int i, int n,
                                   int col)
 {
     const int shape[2] = {n, s->pool->head_dim};
@@ -211,16 +259,31 @@ DECODE_INLINE void decode_add_run(enum dtype dtype, const struct decode_split *s
     int h = 0;
 
     for (; h + 4 <= s->group; h += 4) {
-        decode_add_rows(dtype, 4, s->values + (size_t)h * s->stride, s->stride,
+        decode_add_rows(form, 4, s->values + (size_t)h * s->stride, s->stride,
                         s->weights + (size_t)h * DECODE_TILE_ROWS + col, s->pool->v, at, shape);
     }
     for (; h + 2 <= s->group; h += 2) {
-        decode_add_rows(dtype, 2, s->values + (size_t)h * s->stride, s->stride,
+        decode_add_rows(form, 2, s->values + (size_t)h * s->stride, s->stride,
                         s->weights + (size_t)h * DECODE_TILE_ROWS + col, s->pool->v, at, shape);
     }
     for (; h < s->group; h++) {
-        decode_add_rows(dtype, 1, s->values + (size_t)h * s->stride, s->stride,
+        decode_add_rows(form, 1, s->values + (size_t)h * s->stride, s->stride,
                         s->weights + (size_t)h * DECODE_TILE_ROWS + col, s->pool->v, at, shape);
+    }
+}
+
+/* The weights of rows i..i + n take in the scales of these rows. */
+static void decode_scale_weights(const struct decode_split *s, int i, int n, int col)
+{
+    const float *scale =
+        s->pool->v_scale + decode_row_at(s->pool, s->pages, i) / (size_t)s->pool->head_dim;
+
+    for (int h = 0; h < s->group; h++) {
+        float *w = s->weights + (size_t)h * DECODE_TILE_ROWS + col;
+
+        for (int j = 0; j < n; j++) {
+            w[j] *= scale[j];
+        }
     }
 }
 
@@ -230,10 +293,16 @@ static void decode_values(const struct decode_split *s, int begin, int end)
         int left = s->pool->page_rows - i % s->pool->page_rows;
         int n = left < end - i ? left : end - i;
 
-        if (s->dtype == DTYPE_BF16) {
-            decode_add_run(DTYPE_BF16, s, i, n, i - begin);
-        } else {
-            decode_add_run(DTYPE_F32, s, i, n, i - begin);
+        switch (decode_form(s)) {
+        case DECODE_INT8:
+            decode_scale_weights(s, i, n, i - begin);
+            decode_add_run(DECODE_INT8, s, i, n, i - begin);
+            break;
+        case DECODE_BF16:
+            decode_add_run(DECODE_BF16, s, i, n, i - begin);
+            break;
+        default:
+            decode_add_run(DECODE_F32, s, i, n, i - begin);
         }
         i += n;
     }

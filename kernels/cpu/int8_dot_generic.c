@@ -12,7 +12,7 @@ void int8_dot_generic(const struct int8_dot *args)
             int64_t sum = 0;
 
             for (int k = 0; k < args->cols; k++) {
-                sum += (256 * high[k] + low[k]) * w[k];
+                sum += (int64_t)(256 * high[k] + low[k]) * w[k];
             }
             args->out[(size_t)r * args->out_stride + (size_t)j] = sum;
         }

@@ -1,21 +1,46 @@
-/* kv.c - rows of keys and values into the pages of the cache. */
+/* kv.c - rows of keys and values into the pages of the cache, as they are or in int8. */
+#include "kernels/cpu/kv.h"
+
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/int8.h"
 
 enum { GRAIN = 1 << 15 };
+
+void kv_put_row(const struct device *dev, const struct kv_pool *pool, size_t row, const void *key,
+                const void *value)
+{
+    const struct int8_kernels *kernels = cpu_device_const(dev)->isa->int8;
+    size_t d = (size_t)pool->head_dim, bytes = d * act_bytes(dev);
+    bool wide = dev->dtype == DTYPE_F32;
+
+    if (pool->k_scale) {
+        pool->k_scale[row] = kernels->quantize(wide, (int8_t *)pool->k + row * d, key, d);
+        pool->v_scale[row] = kernels->quantize(wide, (int8_t *)pool->v + row * d, value, d);
+    } else {
+        memcpy((char *)pool->k + row * bytes, key, bytes);
+        memcpy((char *)pool->v + row * bytes, value, bytes);
+    }
+}
+
+/* Row i of a page table. */
+static size_t row_of(const struct kv_pool *pool, const int32_t *pages, int i)
+{
+    return (size_t)pages[i / pool->page_rows] * (size_t)pool->page_rows +
+           (size_t)(i % pool->page_rows);
+}
 
 status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                      const void *k, const void *v, const int32_t *index, int n)
 {
-    size_t bytes = (size_t)pool->head_dim * act_bytes(dev);
+    size_t bytes = (size_t)n * (size_t)pool->head_dim * act_bytes(dev);
+    int threads = cpu_threads(dev, bytes, GRAIN);
 
-#pragma omp parallel for num_threads(cpu_threads(dev, (size_t)n *bytes, GRAIN))
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int i = 0; i < n; i++) {
-        size_t row = (size_t)pages[i / pool->page_rows] * (size_t)pool->page_rows +
-                     (size_t)(i % pool->page_rows);
-        size_t from = index ? (size_t)index[i] : (size_t)i;
+        size_t from = (index ? (size_t)index[i] : (size_t)i) * (size_t)pool->head_dim;
 
-        memcpy((char *)pool->k + row * bytes, (const char *)k + from * bytes, bytes);
-        memcpy((char *)pool->v + row * bytes, (const char *)v + from * bytes, bytes);
+        kv_put_row(dev, pool, row_of(pool, pages, i), act_const_at(dev, k, from),
+                   act_const_at(dev, v, from));
     }
     return STATUS_OK;
 }
@@ -23,13 +48,17 @@ status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32
 status cpu_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                    const int32_t *from, int n)
 {
-    size_t bytes = (size_t)pool->head_dim * act_bytes(dev);
+    size_t bytes = (size_t)pool->head_dim * (pool->k_scale ? sizeof(int8_t) : act_bytes(dev));
 
     for (int i = 0; i < n; i++) {
-        size_t a = (size_t)to[i] * bytes, b = (size_t)from[i] * bytes;
+        size_t a = (size_t)to[i], b = (size_t)from[i];
 
-        memmove((char *)pool->k + a, (const char *)pool->k + b, bytes);
-        memmove((char *)pool->v + a, (const char *)pool->v + b, bytes);
+        memmove((char *)pool->k + a * bytes, (const char *)pool->k + b * bytes, bytes);
+        memmove((char *)pool->v + a * bytes, (const char *)pool->v + b * bytes, bytes);
+        if (pool->k_scale) {
+            pool->k_scale[a] = pool->k_scale[b];
+            pool->v_scale[a] = pool->v_scale[b];
+        }
     }
     return STATUS_OK;
 }
@@ -43,17 +72,31 @@ status cpu_enter_pages(struct device *dev, const struct page_entry *list, int n)
     return STATUS_OK;
 }
 
+static void get_row(const struct device *dev, void *out, size_t to, const void *rows,
+                    const float *scale, size_t row, size_t d)
+{
+    if (!scale) {
+        size_t bytes = d * act_bytes(dev);
+
+        memcpy((char *)out + to * bytes, (const char *)rows + row * bytes, bytes);
+        return;
+    }
+    for (size_t c = 0; c < d; c++) {
+        act_store(dev->dtype, out, to * d + c,
+                  (float)((const int8_t *)rows)[row * d + c] * scale[row]);
+    }
+}
+
 status cpu_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
                    void *v, int n)
 {
-    size_t bytes = (size_t)pool->head_dim * act_bytes(dev);
+    size_t d = (size_t)pool->head_dim;
 
     for (int i = 0; i < n; i++) {
-        size_t row = (size_t)pages[i / pool->page_rows] * (size_t)pool->page_rows +
-                     (size_t)(i % pool->page_rows);
+        size_t row = row_of(pool, pages, i);
 
-        memcpy((char *)k + (size_t)i * bytes, (const char *)pool->k + row * bytes, bytes);
-        memcpy((char *)v + (size_t)i * bytes, (const char *)pool->v + row * bytes, bytes);
+        get_row(dev, k, (size_t)i, pool->k, pool->k_scale, row, d);
+        get_row(dev, v, (size_t)i, pool->v, pool->v_scale, row, d);
     }
     return STATUS_OK;
 }

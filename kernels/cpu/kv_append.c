@@ -2,6 +2,7 @@
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kv.h"
 
 #include <math.h>
 
@@ -23,9 +24,9 @@ static void append_row(const struct device *dev, const struct kv_append *args, i
 {
     const struct elementwise_kernels *kernels = cpu_device_const(dev)->isa->elementwise;
     const struct kv_pool *pool = args->pool;
-    bool wide = dev->dtype == DTYPE_F32;
-    size_t d = (size_t)pool->head_dim, bytes = d * act_bytes(dev);
+    size_t d = (size_t)pool->head_dim;
     int copies = args->cache_heads / args->kv_heads;
+    float turned[OP_MAX_HEAD_DIM]; /* room for either dtype */
     struct turn turn;
 
     if (args->key_positions) {
@@ -35,20 +36,14 @@ static void append_row(const struct device *dev, const struct kv_append *args, i
         size_t from = ((size_t)r * (size_t)args->kv_heads + (size_t)h) * d;
         const int32_t *slot =
             args->slot + (size_t)r * (size_t)args->cache_heads + (size_t)(h * copies);
-        void *first = act_at(dev, pool->k, (size_t)slot[0] * d);
+        const void *key = act_const_at(dev, args->k, from);
 
         if (args->key_positions) {
-            kernels->rotate(wide, first, act_const_at(dev, args->k, from), turn.cosine, turn.sine,
-                            d / 2);
-        } else {
-            memcpy(first, act_const_at(dev, args->k, from), bytes);
+            kernels->rotate(dev->dtype == DTYPE_F32, turned, key, turn.cosine, turn.sine, d / 2);
+            key = turned;
         }
         for (int c = 0; c < copies; c++) {
-            if (c > 0) {
-                memcpy(act_at(dev, pool->k, (size_t)slot[c] * d), first, bytes);
-            }
-            memcpy(act_at(dev, pool->v, (size_t)slot[c] * d), act_const_at(dev, args->v, from),
-                   bytes);
+            kv_put_row(dev, pool, (size_t)slot[c], key, act_const_at(dev, args->v, from));
         }
     }
 }

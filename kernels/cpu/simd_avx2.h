@@ -61,6 +61,21 @@ static inline vec vec_load_bf16_part(const uint16_t *p, int n)
     return vec_load_bf16(whole);
 }
 
+static inline vec vec_load_int8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+static inline vec vec_load_int8_part(const int8_t *p, int n)
+{
+    int8_t whole[8] = {0};
+
+    for (int i = 0; i < n; i++) {
+        whole[i] = p[i];
+    }
+    return vec_load_int8(whole);
+}
+
 /* Rounded to nearest, ties to even; NaN stays NaN. */
 static inline void vec_store_bf16(uint16_t *p, vec x)
 {

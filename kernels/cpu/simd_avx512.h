@@ -60,6 +60,16 @@ static inline vec vec_load_bf16_part(const uint16_t *p, int n)
     return vec_from_bits16(_mm256_maskz_loadu_epi16(vec_first_lanes(n), p));
 }
 
+static inline vec vec_load_int8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+static inline vec vec_load_int8_part(const int8_t *p, int n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(vec_first_lanes(n), p)));
+}
+
 /* Rounded to nearest, ties to even; NaN stays NaN. */
 static inline __m256i vec_to_bits16(vec x)
 {

@@ -75,6 +75,21 @@ static inline vec vec_load_bf16_part(const uint16_t *p, int n)
     return vec_load_bf16(whole);
 }
 
+static inline vec vec_load_int8(const int8_t *p)
+{
+    return (vec){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+}
+
+static inline vec vec_load_int8_part(const int8_t *p, int n)
+{
+    int8_t whole[VEC_LANES] = {0};
+
+    for (int i = 0; i < n; i++) {
+        whole[i] = p[i];
+    }
+    return vec_load_int8(whole);
+}
+
 static inline void vec_store_bf16_part(uint16_t *p, vec x, int n)
 {
     for (int i = 0; i < n; i++) {

@@ -114,9 +114,8 @@ static void cuda_close(struct device *dev)
 
 static status cuda_open(struct device **out, const struct device_config *config)
 {
-    if (config->int8_weights || config->int8_kv) {
-        return status_fail(STATUS_UNIMPLEMENTED,
-                           "cuda: int8 weights and int8 KV are of the cpu device only");
+    if (config->int8_weights) {
+        return status_fail(STATUS_UNIMPLEMENTED, "cuda: int8 weights are of the cpu device only");
     }
     status st = find_gpu(config->index);
     if (st) {

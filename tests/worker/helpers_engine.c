@@ -13,6 +13,7 @@ status bench_open(struct bench *out, struct comm *comm, const struct bench_confi
     const struct engine_config engine = {
         .max_context = config->max_context,
         .kv_bytes = config->kv_bytes,
+        .int8_kv = config->int8_kv,
         .check_selection = !config->unchecked,
         .graphs = !config->no_graphs,
     };

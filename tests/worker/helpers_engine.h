@@ -14,7 +14,7 @@ struct bench_config {
     int max_context;
     uint64_t kv_bytes;
     bool unchecked; /* selections are not compared across ranks */
-    bool int8_weights;
+    bool int8_weights, int8_kv;
     bool no_graphs; /* decode steps are not recorded */
     int threads;    /* of the device; 0: one */
 };

@@ -251,6 +251,33 @@ static void test_an_ordered_cache_stays_in_order(void **state)
     f->cache = own;
 }
 
+/* Row r is about r in each element, and its step r / 127. */
+static void test_int8_rows_take_a_byte_a_number_and_move_with_their_scales(void **state)
+{
+    struct fixture *f = *state;
+    static const int left[] = {30, 31, 10, 11, 12};
+    struct kvcache_config config = {
+        .slots = 1, .layers = LAYERS, .head_dim = DIM, .page_rows = PAGE_ROWS, .int8 = true};
+    uint64_t page = PAGE_ROWS * (2 * (DIM + 4) + 4);
+    struct kvcache *cache;
+    float k[4 * DIM], v[4 * DIM];
+
+    config.bytes = 5 * page + page - 1;
+    CHECK(kvcache_row_bytes(&config, DTYPE_F32) == 2 * (DIM + 4));
+    CHECK(kvcache_page_bytes(&config, DTYPE_F32) == page);
+    CHECK_OK(kvcache_create(&cache, f->dev, &config));
+    CHECK(kvcache_pages_total(cache) == 5 && kvcache_bytes_total(cache) == 5 * page);
+    drop_two(f, cache, left);
+    CHECK(kvcache_bytes_used(cache) == page);
+    CHECK_OK(op_kv_read(f->dev, kvcache_pool(cache), kvcache_table(cache, 0, 0, 0), k, v, 4));
+    for (int i = 0; i < 4 * DIM; i++) {
+        float expected = f->k[(ptrdiff_t)left[i / DIM] * DIM + i % DIM];
+
+        CHECK(k[i] > expected - 0.13F && k[i] < expected + 0.13F && v[i] == -k[i]);
+    }
+    kvcache_destroy(cache);
+}
+
 static void append(struct fixture *f, int slot, int source)
 {
     int32_t row;
@@ -369,6 +396,7 @@ int main(void)
         cmocka_unit_test(test_a_full_pool_refuses_and_recovers),
         cmocka_unit_test(test_the_last_row_takes_the_place_of_a_dropped_one),
         cmocka_unit_test(test_an_ordered_cache_stays_in_order),
+        cmocka_unit_test(test_int8_rows_take_a_byte_a_number_and_move_with_their_scales),
         cmocka_unit_test(test_forks_share_pages_until_they_append),
         cmocka_unit_test(test_forks_part_at_the_first_row_that_leaves),
         cmocka_unit_test(test_a_copy_without_a_free_page_is_refused),

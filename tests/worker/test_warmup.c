@@ -99,11 +99,11 @@ static void test_the_smallest_pool_and_context_are_warmed_up_too(void **state)
 {
     const char *model = GOLDENS "llama-gqa/model";
     struct bench_config contexts[] = {
-        {model, DTYPE_F32, 1, 16 << 20, false, false, false, 1},
-        {model, DTYPE_F32, 2, 16 << 20, false, false, false, 1},
-        {model, DTYPE_F32, 64, 16 << 20, false, false, false, 1},
-        {model, DTYPE_F32, 65, 16 << 20, false, false, false, 1},
-        {model, DTYPE_F32, 128, 1 << 18, false, false, false, 1},
+        {model, DTYPE_F32, 1, 16 << 20, false, false, false, false, 1},
+        {model, DTYPE_F32, 2, 16 << 20, false, false, false, false, 1},
+        {model, DTYPE_F32, 64, 16 << 20, false, false, false, false, 1},
+        {model, DTYPE_F32, 65, 16 << 20, false, false, false, false, 1},
+        {model, DTYPE_F32, 128, 1 << 18, false, false, false, false, 1},
     };
 
     (void)state;
@@ -129,7 +129,7 @@ static status warm_without_room(struct comm *comm, void *context)
 static void test_a_pool_without_room_for_one_token_is_told(void **state)
 {
     struct bench_config none = {
-        GOLDENS "llama-gqa/model", DTYPE_F32, 128, 8 << 10, false, false, false, 1};
+        GOLDENS "llama-gqa/model", DTYPE_F32, 128, 8 << 10, false, false, false, false, 1};
 
     (void)state;
     group_run(1, warm_without_room, &none);
