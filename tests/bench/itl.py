@@ -5,9 +5,11 @@
     itl.py --tokens 32768 --method FULL --target-ms 50 --out result.json
     itl.py --check                             # exit 1 where a bound does not hold
 
-The long prompt is read alone first; then decoders start, and it is read again beside them.  The
-bounds: the decoders' 99th percentile stays under twice --itl-target-ms, and the prompt's time to
-its first token grows by no more than what the workers spent on the decoders' steps, and a tenth.
+The long prompt is read alone, then beside decoders, and so on for some rounds, and alone once more:
+the same prompt alone differs by a percent or two, as machines do, so beside is compared with the
+mean of alone before and after.  The bounds: the decoders' 99th percentile stays under twice
+--itl-target-ms, and the prompt's time to its first token grows by no more than what the workers
+spent on the decoders' steps, and how far the times alone lie apart, and a hundredth.
 """
 import argparse
 import json
@@ -24,7 +26,7 @@ import grpc  # noqa: E402
 from service import MODELS, Service, api, fastkv, full, prompt, sampling  # noqa: E402
 
 METHODS = {"FULL": full, "FASTKV": fastkv}
-SHORT_TOKENS, SETTLED, ALONE_S = 512, 20, 5
+SHORT_TOKENS, SETTLED = 512, 20
 
 
 class Decoder(threading.Thread):
@@ -69,31 +71,48 @@ def read_long(service, ids, options):
     return answer.timing.ttft_ms, float(service.log_field("long", "beside_ms")), begin, end
 
 
+def beside(service, ids, options, rng):
+    """The prompt beside decoders: its times, and the gaps between their tokens, without it and with."""
+    decoders = [Decoder(service, rng.integers(3, 500, SHORT_TOKENS).tolist(), options.new)
+                for _ in range(options.decoders)]
+    for decoder in decoders:
+        decoder.start()
+    for decoder in decoders:
+        assert decoder.settled.wait(120), decoder.code
+    quiet = time.monotonic()
+    time.sleep(options.alone_s)
+    ttft_ms, steps_ms, begin, end = read_long(service, ids, options)
+    for decoder in decoders:
+        assert decoder.is_alive(), "a decoder ended before the prompt was read: raise --new"
+        decoder.call.cancel()
+        decoder.join(30)
+    return (ttft_ms, steps_ms, [d.gaps(quiet, quiet + options.alone_s) for d in decoders],
+            [d.gaps(begin, end) for d in decoders])
+
+
 def measure(options):
     rng = np.random.default_rng(11)
     ids = rng.integers(3, 500, options.tokens).tolist()
     flags = ["--itl-target-ms", options.target_ms, "--threads", 1, "--kv-memory", options.kv_memory]
     with Service(MODELS / "needle-tiny", workers=options.workers, options=flags) as service:
         service.generate(**prompt(ids=ids[:4096]), compression=fastkv(), sampling=sampling(max_tokens=8))
-        alone_ms, _, _, _ = read_long(service, ids, options)
-        decoders = [Decoder(service, rng.integers(3, 500, SHORT_TOKENS).tolist(), options.new)
-                    for _ in range(options.decoders)]
-        for decoder in decoders:
-            decoder.start()
-        for decoder in decoders:
-            assert decoder.settled.wait(120), decoder.code
-        quiet = time.monotonic()
-        time.sleep(ALONE_S)
-        with_ms, beside_ms, begin, end = read_long(service, ids, options)
-        for decoder in decoders:
-            assert decoder.is_alive(), "a decoder ended before the prompt was read: raise --new"
-            decoder.call.cancel()
-            decoder.join(30)
+        alone, rounds = [read_long(service, ids, options)[0]], []
+        for _ in range(options.rounds):
+            rounds.append(beside(service, ids, options, rng))
+            alone.append(read_long(service, ids, options)[0])
     return {"tokens": options.tokens, "method": options.method, "workers": options.workers,
             "decoders": options.decoders, "target_ms": options.target_ms,
-            "itl_alone_ms": percentiles([d.gaps(quiet, quiet + ALONE_S) for d in decoders]),
-            "itl_ms": percentiles([d.gaps(begin, end) for d in decoders]),
-            "ttft_alone_ms": alone_ms, "ttft_ms": with_ms, "decode_steps_ms": beside_ms}
+            "itl_alone_ms": percentiles([g for r in rounds for g in r[2]]),
+            "itl_ms": percentiles([g for r in rounds for g in r[3]]), "ttft_alone_ms": alone,
+            "ttft_ms": [r[0] for r in rounds], "decode_steps_ms": [r[1] for r in rounds]}
+
+
+def growth(result):
+    """(ms alone, ms beside, ms of the decoders' steps, ms that the times alone lie apart)"""
+    alone = result["ttft_alone_ms"]
+    around = [(a + b) / 2 for a, b in zip(alone, alone[1:])]
+    return (float(np.mean(around)), float(np.mean(result["ttft_ms"])),
+            float(np.mean(result["decode_steps_ms"])), max(alone) - min(alone))
 
 
 def report(result):
@@ -105,20 +124,23 @@ def report(result):
           f"{result['decoders']} decoders, target {result['target_ms']} ms")
     line("between two tokens, no prompt read   ", result["itl_alone_ms"])
     line("between two tokens, beside the prompt", result["itl_ms"])
-    print(f"first token of the prompt: {result['ttft_alone_ms']:.0f} ms alone, "
-          f"{result['ttft_ms']:.0f} ms beside the decoders, whose steps took "
-          f"{result['decode_steps_ms']:.0f} ms of it "
-          f"({100 * result['decode_steps_ms'] / result['ttft_ms']:.1f} %)")
+    for name in ("ttft_alone_ms", "ttft_ms", "decode_steps_ms"):
+        print(f"{name}: {', '.join(f'{ms:.0f}' for ms in result[name])}")
+    alone, with_ms, steps, apart = growth(result)
+    print(f"first token of the prompt: {alone:.0f} ms alone (they lie {apart:.0f} ms apart), "
+          f"{with_ms:.0f} ms beside the decoders: {with_ms - alone:.0f} ms more, "
+          f"of which their steps {steps:.0f} ms")
 
 
 def check(result):
     late = result["itl_ms"]["p99"] >= 2 * result["target_ms"]
-    allowed = 1.1 * (result["ttft_alone_ms"] + result["decode_steps_ms"])
+    alone, with_ms, steps, apart = growth(result)
+    allowed = 1.01 * (alone + steps) + apart
     if late:
         print("FAILED: p99 is not under twice the target")
-    if result["ttft_ms"] > allowed:
+    if with_ms > allowed:
         print(f"FAILED: the prompt took more than {allowed:.0f} ms")
-    return late or result["ttft_ms"] > allowed
+    return late or with_ms > allowed
 
 
 def main():
@@ -128,6 +150,8 @@ def main():
     parser.add_argument("--method", choices=METHODS, default="FASTKV")
     parser.add_argument("--decoders", type=int, default=8)
     parser.add_argument("--new", type=int, default=30000, help="tokens that a decoder may generate")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--alone-s", type=float, default=5, help="of decoding before each prompt")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--target-ms", type=int, default=100)
     parser.add_argument("--kv-memory", default="1G", help="of each worker")
