@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Build the CPU image and serve from it, without a daemon and without a registry: the base image is
-# made by debootstrap, buildah builds, crun runs.  Takes some four minutes, less with a warm cache.
+# Build an image and serve from it, without a daemon and without a registry: the base image is made
+# by debootstrap, buildah builds, crun runs.  Takes some four minutes, less with a warm cache.
 #
-#   image.sh [CACHE]        CACHE (default .cache/image) keeps the base system and buildah's layers
+#   image.sh [CACHE]        the CPU image; CACHE (default .cache/image) keeps the base system and
+#                           buildah's layers
+#   image.sh CACHE cuda     the CUDA image, by the toolkit at /usr/local/cuda; it serves from CPUs here
 #
 # Needs root, a network, and the Debian packages buildah, crun, debootstrap; where something is
 # missing it says so and passes.
@@ -10,12 +12,18 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cache=$(realpath -m "${1:-$root/.cache/image}")
 model=$root/tests/models/needle-tiny
+recipe=$root/deploy/container/Containerfile name=winnow toolkit=()
 
 skip() { echo "image: skipped: $*"; exit 0; }
 [ "$(id -u)" = 0 ] || skip 'needs root'
 for tool in buildah crun debootstrap; do
     command -v "$tool" >/dev/null || skip "needs the Debian package $tool"
 done
+
+if [ "${2:-}" = cuda ]; then
+    [ -x /usr/local/cuda/bin/nvcc ] || skip 'needs the CUDA toolkit at /usr/local/cuda'
+    recipe+=.cuda name=winnow-cuda toolkit=(--volume "$(realpath /usr/local/cuda):/usr/local/cuda:ro")
+fi
 
 # crun refuses a machine that mounts cgroups of both versions; the container uses none.
 if [ -d /sys/fs/cgroup/unified ]; then
@@ -55,10 +63,10 @@ if ! buildah "${store[@]}" inspect --type image localhost/debian:12 >/dev/null 2
     buildah "${store[@]}" commit -q --rm "$base" localhost/debian:12 >/dev/null
 fi
 id=$(git -C "$root" rev-parse --short HEAD)
-buildah "${store[@]}" build -q --layers --network host -f "$root/deploy/container/Containerfile" \
-    --build-arg BASE=localhost/debian:12 --build-arg BUILD_ID="$id" -t winnow "$root"
-buildah "${store[@]}" images winnow
-image=$(buildah "${store[@]}" from winnow)
+buildah "${store[@]}" build -q --layers --network host -f "$recipe" "${toolkit[@]}" \
+    --build-arg BASE=localhost/debian:12 --build-arg BUILD_ID="$id" -t "$name" "$root"
+buildah "${store[@]}" images "$name"
+image=$(buildah "${store[@]}" from "$name")
 rootfs=$(buildah "${store[@]}" mount "$image")
 
 echo '== run: a read-only root, no capability, a user id that no file knows'
