@@ -73,12 +73,17 @@ static void fetch(const struct packed_job *job, int next, int pair, int pairs, i
     size_t bytes = (size_t)pairs * sizeof(uint32_t);
     size_t lines = (bytes + LINE - 1) / LINE;
     size_t all = lines * (size_t)features_from(job, next);
-    size_t blocks = (size_t)job->blocks;
-    const char *data =
-        (const char *)((const bf16 *)w->data + (size_t)next * w->stride + 2 * (size_t)pair);
+    size_t blocks = (size_t)job->blocks, at = all * (size_t)block / blocks;
+    size_t end = all * ((size_t)block + 1) / blocks, line = at % lines;
+    const bf16 *row =
+        (const bf16 *)w->data + ((size_t)next + at / lines) * w->stride + 2 * (size_t)pair;
 
-    for (size_t i = all * (size_t)block / blocks; i < all * ((size_t)block + 1) / blocks; i++) {
-        __builtin_prefetch(data + i / lines * w->stride * sizeof(bf16) + i % lines * LINE, 0, 2);
+    for (; at < end; at++) {
+        __builtin_prefetch((const char *)row + line * LINE, 0, 2);
+        if (++line == lines) {
+            line = 0;
+            row += w->stride;
+        }
     }
 }
 

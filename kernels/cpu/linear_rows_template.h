@@ -10,7 +10,7 @@
  */
 #include "kernels/cpu/linear_rows.h"
 
-enum { TILE_ROWS = 4, TILE_FEATURES = VEC_LANES == 16 ? 2 : 1, AHEAD = 2048, LINE = 64 };
+enum { TILE_ROWS = 4, TILE_FEATURES = VEC_LANES == 16 ? 3 : 1, AHEAD = 2048, LINE = 64 };
 
 struct dot_tile {
     const char *x[TILE_ROWS];
@@ -26,15 +26,19 @@ static inline __attribute__((always_inline)) void dot_tile_step(struct dot_tile 
 {
     const bool x_wide = kind != DOT_PAIRS, w_wide = kind == DOT_F32;
 
+    vec x[TILE_ROWS];
+
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        x[r] = n ? dot_load_part(x_wide, t->x[r], k, n) : dot_load(x_wide, t->x[r], k);
+    }
 #pragma GCC unroll 4
     for (int j = 0; j < features; j++) {
         vec w = n ? dot_load_part(w_wide, t->w[j], k, n) : dot_load(w_wide, t->w[j], k);
 
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            vec x = n ? dot_load_part(x_wide, t->x[r], k, n) : dot_load(x_wide, t->x[r], k);
-
-            t->sum[r][j][turn] = dot_step(kind, x, w, t->sum[r][j][turn]);
+            t->sum[r][j][turn] = dot_step(kind, x[r], w, t->sum[r][j][turn]);
         }
     }
 }
