@@ -23,6 +23,7 @@ static bool fails(void)
     return left >= 0 && left-- == 0;
 }
 
+/* NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier): the linker's names. */
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t n, size_t bytes);
 void *__real_aligned_alloc(size_t align, size_t bytes);
@@ -55,6 +56,7 @@ void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int fd, off
     }
     return __real_mmap(at, bytes, protection, flags, fd, offset);
 }
+/* NOLINTEND(readability-identifier-naming,bugprone-reserved-identifier) */
 
 /* ---- a request with a fork beside a neighbour ---- */
 
