@@ -2,7 +2,8 @@
 from html import escape
 
 COLOURS = {"winnow FULL": "#1b6ca8", "llama.cpp": "#c8553d", "llama.cpp flash": "#e3a587",
-           "transformers": "#8a9a5b", "vLLM": "#7d5ba6"}
+           "transformers": "#8a9a5b", "vLLM": "#7d5ba6",
+           "vLLM compiled": "#b8a3d1"}
 WIDTH, LEFT, BAR, GAP, PAD = 860, 250, 13, 12, 40
 STYLE = ("<style>text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px}"
          ".l{stroke:#999;stroke-width:1}.g{stroke:#ccc;stroke-width:1}"

@@ -184,13 +184,14 @@ def run_vllm(cell, places):
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": str(gib),
                    "VLLM_CPU_OMP_THREADS_BIND": "0-1", "HF_HUB_OFFLINE": "1",
                    "LD_PRELOAD": str(openmp), "VLLM_LOGGING_LEVEL": "WARNING",
-                   "VLLM_NO_USAGE_STATS": "1"}
+                   "VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(places.cache / "vllm")}
     return run_script(cell, places, "vllm", "run_vllm.py", environment,
-                      eager=cell.options.get("eager", True), chunk=2048)
+                      eager=not cell.engine.endswith("compiled"), chunk=2048)
 
 
 ENGINES = {"winnow": run_winnow, "llama.cpp": run_llamacpp, "llama.cpp flash": run_llamacpp,
-           "transformers": run_transformers, "vLLM": run_vllm}
+           "transformers": run_transformers, "vLLM": run_vllm,
+           "vLLM compiled": run_vllm}
 
 
 def read_speed(threads):

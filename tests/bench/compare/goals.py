@@ -3,7 +3,7 @@ import statistics
 from dataclasses import dataclass
 
 from . import machine
-from .cells import PEERS, all_cells
+from .cells import COMPILED, PEERS, all_cells
 from .shapes import Size
 
 LLAMACPP = ("llama.cpp", "llama.cpp flash")
@@ -73,7 +73,7 @@ class Results:
         names = [name[4] for name in self.found if name[:4] == load]
         return sorted(names, key=lambda name: (not name.startswith("winnow"), name))
 
-    def best(self, load, name, peers=PEERS, most=True):
+    def best(self, load, name, peers=(*PEERS, COMPILED), most=True):
         values = [v for v in (self.median(load, p, name) for p in peers) if v is not None]
         return (max(values) if most else min(values)) if values else None
 

@@ -11,7 +11,8 @@ SETTINGS = {
     "llama.cpp": "GGML_NATIVE, bf16 GGUF, llama-batched-bench, K/V in float16, micro batches of "
                  "512; with flash attention and without",
     "transformers": "bfloat16, sdpa, the prompt in one piece",
-    "vLLM": "bfloat16, one process, eager, chunks of 2,048, Intel's OpenMP preloaded",
+    "vLLM": "bfloat16, one process, chunks of 2,048, Intel's OpenMP preloaded; eager, and compiled "
+            "where decoding is compared",
 }
 
 
