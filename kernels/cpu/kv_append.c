@@ -35,7 +35,7 @@ static void append_row(const struct device *dev, const struct kv_append *args, i
     for (int h = 0; h < args->kv_heads; h++) {
         size_t from = ((size_t)r * (size_t)args->kv_heads + (size_t)h) * d;
         const int32_t *slot =
-            args->slot + (size_t)r * (size_t)args->cache_heads + (size_t)(h * copies);
+            args->slot + (size_t)r * (size_t)args->cache_heads + (size_t)h * (size_t)copies;
         const void *key = act_const_at(dev, args->k, from);
 
         if (args->key_positions) {
