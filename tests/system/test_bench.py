@@ -10,6 +10,7 @@ import time
 import numpy
 import pytest
 
+from seen import until
 from service import BUILD, MODELS, ROOT, Service
 
 WINNOW = str(BUILD / "bin" / "winnow")
@@ -108,6 +109,7 @@ def test_documents_and_traces_are_data_sets(crowd, tmp_path):
 
 
 def test_the_method_shows_in_the_figures(crowd):
+    until(lambda: crowd.status().groups[0].workers[0].memory_peak_bytes > 0)  # its first heartbeat
     full, fastkv = (serve(crowd, "--num-prompts", 3, "--input-len", 200, "--method", method)
                     for method in ("FULL", "FASTKV"))
     assert (full["kept_ratio"], full["propagated_ratio"]) == (1, 1)
