@@ -64,7 +64,7 @@ static void turn_queries(const struct device *dev, const struct kv_append *args,
 
 status cpu_kv_append(struct device *dev, const struct kv_append *args)
 {
-    size_t heads = (size_t)(args->q_heads + 2 * args->cache_heads);
+    size_t heads = (size_t)args->q_heads + 2 * (size_t)args->cache_heads;
     size_t work = (size_t)args->rows * heads * (size_t)args->pool->head_dim;
     int threads = cpu_threads(dev, work, GRAIN);
 

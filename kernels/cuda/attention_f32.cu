@@ -93,7 +93,7 @@ static __device__ void score_tile(struct attention_shared *shared, const float *
 }
 
 /* Scores of the row become weights; what was summed so far is brought to the new peak. */
-static __device__ void soften(struct attention_shared *shared, struct row_state *state, int d)
+static __device__ void soften(struct attention_shared *shared, struct row_state *state)
 {
     int r = (int)threadIdx.x / ROW_THREADS, part = (int)threadIdx.x % ROW_THREADS;
     float peak = state->peak;
@@ -107,7 +107,8 @@ static __device__ void soften(struct attention_shared *shared, struct row_state 
     float keep = peak > state->peak ? exp2f(state->peak - peak) : 1.0f;
     state->peak = peak;
     state->sum *= keep;
-    for (int i = 0; i < d / ROW_THREADS; i++) {
+#pragma unroll
+    for (int i = 0; i < MAX_EACH; i++) {
         state->values[i] *= keep;
     }
     for (int j = part; j < TILE_KEYS; j += ROW_THREADS) {
@@ -123,10 +124,13 @@ static __device__ void add_values(const struct attention_shared *shared, const f
 {
     int r = (int)threadIdx.x / ROW_THREADS, part = (int)threadIdx.x % ROW_THREADS;
 
-    for (int i = 0; i < d / ROW_THREADS; i++) {
+#pragma unroll
+    for (int i = 0; i < MAX_EACH;
+         i++) { /* values in registers: no index that is found at run time */
         float sum = state->values[i];
 
-        for (int j = 0; j < TILE_KEYS; j++) {
+#pragma unroll 1
+        for (int j = 0; i * ROW_THREADS < d && j < TILE_KEYS; j++) {
             sum = fmaf(shared->s[r][j], tile[j * (d + 1) + i * ROW_THREADS + part], sum);
         }
         state->values[i] = sum;
@@ -147,8 +151,11 @@ static __device__ void write_row(const struct attention &args, struct row_state 
         return;
     }
     float *out = static_cast<float *>(args.out) + query_at(args, kv_head, number);
-    for (int i = 0; i < args.head_dim / ROW_THREADS; i++) {
-        out[i * ROW_THREADS + part] = state->values[i] / sum;
+#pragma unroll
+    for (int i = 0; i < MAX_EACH; i++) {
+        if (i * ROW_THREADS < args.head_dim) {
+            out[i * ROW_THREADS + part] = state->values[i] / sum;
+        }
     }
     if (args.lse && part == 0) {
         size_t head = (size_t)kv_head * (size_t)group + (size_t)(number % group);
@@ -179,7 +186,7 @@ static __global__ void __launch_bounds__(BLOCK) attention_kernel(struct attentio
         __syncthreads();
         score_tile(shared, tile, d, key, to_log2);
         __syncthreads();
-        soften(shared, &state, d);
+        soften(shared, &state);
         load_tile(tile, args.v, args, kv_head, key);
         __syncthreads();
         add_values(shared, tile, &state, d);

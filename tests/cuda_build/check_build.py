@@ -119,7 +119,7 @@ def check(source, arch, kernels):
 def print_figures(source, arch, kernels):
     for name, k in sorted(kernels.items()):
         count = {what: sum(bool(re.match(what, code)) for code in k["code"])
-                 for what in ("HMMA", "LDSM", r"LDGSTS.*\.128", r"LDG.*\.128", r"STG.*\.128")}
+                 for what in ("HMMA", "LDSM", r"LDGSTS.*\.128", r"LDG\..*\.128", r"STG.*\.128")}
         warps = min(64, REGISTERS // (32 * (k["registers"] + 7 & ~7)))
         print(f"| sm_{arch} | {source.stem} | {shown(name)} | {k['registers']} | {warps} | "
               + " | ".join(str(n) for n in count.values()) + " |")

@@ -127,6 +127,22 @@ static void test_attention_matches_its_definition(void **state)
     }
 }
 
+/* Ragged rows and keys, query groups of 3, with and without a sliding window. */
+static void test_every_head_dim_matches(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_variants; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (int d = 8; d <= OP_MAX_HEAD_DIM; d += 8) {
+            struct shape s = {20, 7, 41, 3, 1, d, d % 16 ? 23 : 0, d % 24 ? 0 : 3};
+
+            check_problem(dev, &s, (uint64_t)d);
+        }
+        device_close(dev);
+    }
+}
+
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
@@ -183,6 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention_matches_its_definition),
+        cmocka_unit_test(test_every_head_dim_matches),
         cmocka_unit_test(test_threads_do_not_change_a_bit),
         cmocka_unit_test(test_a_row_does_not_depend_on_its_chunk),
     };

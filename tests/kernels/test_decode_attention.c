@@ -118,6 +118,31 @@ static void test_decode_attention_matches_its_definition(void **state)
     }
 }
 
+static void test_every_head_dim_matches(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_variants; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (int d = 8; d <= OP_MAX_HEAD_DIM; d += 8) {
+            check_shape(dev, &(struct shape){2, 3, 1, d, 16, 40 + d % 33}, (uint64_t)d);
+        }
+        device_close(dev);
+    }
+}
+
+/* One cache is full, the others have some of that. */
+static void test_a_batch_of_mixed_lengths_up_to_131072_matches(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_variants; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        check_shape(dev, &(struct shape){3, 2, 1, 8, 32, 131072}, 6);
+        device_close(dev);
+    }
+}
+
 /* The sequences of one batch of 32, in batches of 1, 2 and 8 and on other numbers of threads. */
 static void test_a_row_has_the_same_bits_in_any_batch(void **state)
 {
@@ -227,6 +252,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_attention_matches_its_definition),
         cmocka_unit_test(test_mass_is_the_probability_summed_over_the_group),
+        cmocka_unit_test(test_every_head_dim_matches),
+        cmocka_unit_test(test_a_batch_of_mixed_lengths_up_to_131072_matches),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_batch),
     };
 

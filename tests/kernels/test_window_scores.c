@@ -68,6 +68,7 @@ static const struct shape shapes[] = {
     {1, 1, 1, 1, 8, 0},      {8, 9, 4, 2, 32, 0},      {8, 64, 4, 1, 16, 0},
     {8, 300, 6, 2, 64, 0},   {32, 1100, 4, 4, 24, 0},  {13, 2111, 6, 3, 40, 0},
     {8, 500, 4, 2, 128, 90}, {5, 1500, 5, 1, 256, 40}, {64, 200, 2, 2, 72, 0},
+    {3, 70, 3, 1, 104, 17},  {33, 130, 8, 2, 200, 60},
 };
 
 static void check_shape(struct device *dev, const struct variant *variant, size_t n, bool weighted)
