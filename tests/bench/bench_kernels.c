@@ -11,13 +11,12 @@
  * --read: only how fast memory is read, likewise.
  */
 #include "kernels/op.h"
+#include "tests/bench/limits.h"
 
-#include <omp.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     HIDDEN = 4096,
@@ -26,18 +25,16 @@ enum {
     ROUNDS = 7,
     MAX_THREADS = 256,
 };
-static const size_t memory_bytes = (size_t)1 << 30; /* past the caches */
 
 struct bench {
     struct device *dev;
     enum dtype dtype;
     int threads;
-    void *memory; /* memory_bytes of weights */
+    void *memory; /* limits_bytes of weights */
     void *x;      /* (CHUNK, MLP) */
     void *out;    /* (CHUNK, MLP) float32 */
     size_t at;    /* where in memory the next weights lie */
-    double gemm_peak;
-    double read_peak;
+    struct limits limits;
 };
 
 static void die(const char *what)
@@ -46,88 +43,18 @@ static void die(const char *what)
     exit(1);
 }
 
-/* One thread: its processor time, so that what a busy machine gives to others does not count.
- * Several: the clock, as the kernel adds up their time too coarsely. */
-static double now(const struct bench *b)
-{
-    struct timespec t;
-
-    clock_gettime(b->threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Small values without zeros or denormals, whichever dtype reads them. */
-static void fill(void *memory, size_t bytes, enum dtype dtype)
-{
-    uint32_t state = 1;
-
-    for (size_t i = 0; i < bytes / dtype_bytes(dtype); i++) {
-        state = state * 1664525u + 1013904223u;
-        float value = ((float)(state >> 8) - 8388608.0f) * 0x1p-28f;
-
-        if (dtype == DTYPE_BF16) {
-            uint32_t bits;
-
-            memcpy(&bits, &value, sizeof(bits));
-            ((uint16_t *)memory)[i] = (uint16_t)(bits >> 16);
-        } else {
-            ((float *)memory)[i] = value;
-        }
-    }
-}
-
 /* The next weights of this shape: each call reads memory that no cache still holds. */
 static struct matrix next_weights(struct bench *b, int n, int k)
 {
     size_t bytes = (size_t)n * (size_t)k * dtype_bytes(b->dtype);
 
-    if (b->at + bytes > memory_bytes) {
+    if (b->at + bytes > limits_bytes) {
         b->at = 0;
     }
     struct matrix w = {
         .data = (char *)b->memory + b->at, .rows = n, .cols = k, .stride = (size_t)k};
     b->at += bytes;
     return w;
-}
-
-typedef uint64_t words __attribute__((vector_size(16)));
-enum { READ_WORDS = 1 << 16 }; /* of one piece: 1 MiB */
-
-static uint64_t read_piece(const words *from)
-{
-    words sum[8] = {{0}};
-
-    for (size_t i = 0; i < READ_WORDS; i += 8) {
-        __builtin_prefetch(from + i + 256);
-        __builtin_prefetch(from + i + 260);
-        for (size_t j = 0; j < 8; j++) {
-            sum[j] ^= from[i + j];
-        }
-    }
-    for (size_t j = 1; j < 8; j++) {
-        sum[0] ^= sum[j];
-    }
-    return sum[0][0] ^ sum[0][1];
-}
-
-/* Seconds of reading all the memory once. */
-static double read_once(struct bench *b)
-{
-    const words *from = b->memory;
-    size_t n = memory_bytes / sizeof(*from);
-    uint64_t sum = 0;
-    double start = now(b);
-
-#pragma omp parallel for num_threads(b->threads) reduction(^ : sum) schedule(static)
-    for (size_t i = 0; i < n; i += READ_WORDS) {
-        sum ^= read_piece(from + i);
-    }
-    double seconds = now(b) - start;
-
-    if (sum == 1) {
-        puts(""); /* the sum is used */
-    }
-    return seconds;
 }
 
 typedef status (*product)(struct device *dev, void *out, enum dtype out_dtype, const void *x,
@@ -140,12 +67,12 @@ static double time_product(struct bench *b, product op, int rows, int n, int k)
 
     for (int i = 0; i < ROUNDS + 1; i++) {
         struct matrix w = next_weights(b, n, k);
-        double start = now(b);
+        double start = limits_now(b->threads);
 
         if (op(b->dev, b->out, b->dtype, b->x, &w, rows)) {
             die("product");
         }
-        double seconds = now(b) - start;
+        double seconds = limits_now(b->threads) - start;
 
         if (i > 0 && seconds < best) { /* the first makes the primitive */
             best = seconds;
@@ -159,43 +86,19 @@ static double gflops(int rows, int n, int k, double seconds)
     return 2e-9 * rows * (double)n * k / seconds;
 }
 
-static void measure_read(struct bench *b)
-{
-    double best = 1e30;
-
-    for (int i = 0; i < ROUNDS; i++) {
-        double seconds = read_once(b);
-        best = seconds < best ? seconds : best;
-    }
-    b->read_peak = (double)memory_bytes / best * 1e-9;
-}
-
-static void measure_gemm(struct bench *b)
-{
-    const int sizes[] = {1024, 2048};
-
-    b->gemm_peak = 0.0;
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        double rate = gflops(CHUNK, sizes[i], sizes[i],
-                             time_product(b, op_linear, CHUNK, sizes[i], sizes[i]));
-
-        b->gemm_peak = rate > b->gemm_peak ? rate : b->gemm_peak;
-    }
-}
-
 static void print_machine(const struct bench *b)
 {
     printf("\n%s, %s\n  read memory                        %8.1f GB/s\n",
-           device_description(b->dev), dtype_name(b->dtype), b->read_peak);
-    printf("  GEMM of %d rows                  %8.1f GFLOP/s\n", CHUNK, b->gemm_peak);
+           device_description(b->dev), dtype_name(b->dtype), b->limits.read * 1e-9);
+    printf("  GEMM of %d rows                  %8.1f GFLOP/s\n", CHUNK, b->limits.gemm * 1e-9);
 }
 
 static void print_machine_json(const struct bench *b)
 {
     printf("{\"device\": \"%s\", \"threads\": %d, \"dtype\": \"%s\", \"read_gbs\": %.2f, "
            "\"gemm_gflops\": %.2f}\n",
-           device_description(b->dev), b->threads, dtype_name(b->dtype), b->read_peak,
-           b->gemm_peak);
+           device_description(b->dev), b->threads, dtype_name(b->dtype), b->limits.read * 1e-9,
+           b->limits.gemm * 1e-9);
 }
 
 static const struct {
@@ -221,7 +124,7 @@ static void bench_linear(struct bench *b)
                                  time_product(b, op_linear, rows, shapes[s].n, shapes[s].k));
 
             printf("    %-14s  %6d %8.1f   %5.0f %%\n", shapes[s].name, rows, rate,
-                   100.0 * rate / b->gemm_peak);
+                   100.0 * rate / (b->limits.gemm * 1e-9));
         }
     }
 }
@@ -238,7 +141,7 @@ static void bench_linear_rows(struct bench *b)
             double read = (double)n * k * (double)dtype_bytes(b->dtype) / seconds * 1e-9;
 
             printf("    %-14s  %6d %8.1f   %5.0f %% %8.1f\n", shapes[s].name, rows, read,
-                   100.0 * read / b->read_peak, gflops(rows, n, k, seconds));
+                   100.0 * read / (b->limits.read * 1e-9), gflops(rows, n, k, seconds));
         }
     }
 }
@@ -249,16 +152,16 @@ static void bench_elementwise(struct bench *b)
     double best[2] = {1e30, 1e30};
 
     for (int i = 0; i < ROUNDS; i++) {
-        double start = now(b);
+        double start = limits_now(b->threads);
 
         if (op_silu_mul(b->dev, b->out, b->x, b->x, n)) {
             die("op_silu_mul");
         }
-        double middle = now(b);
+        double middle = limits_now(b->threads);
         if (op_rmsnorm(b->dev, b->x, b->out, b->memory, CHUNK, HIDDEN, 1e-5f)) {
             die("op_rmsnorm");
         }
-        double end = now(b);
+        double end = limits_now(b->threads);
 
         best[0] = middle - start < best[0] ? middle - start : best[0];
         best[1] = end - middle < best[1] ? end - middle : best[1];
@@ -274,13 +177,13 @@ static void bench_open(struct bench *b, enum dtype dtype, int threads)
 
     *b = (struct bench){.dtype = dtype, .threads = threads};
     if (device_open(&b->dev, "cpu", &config) ||
-        device_alloc(b->dev, &b->memory, memory_bytes, "weights") ||
+        device_alloc(b->dev, &b->memory, limits_bytes, "weights") ||
         device_alloc(b->dev, &b->x, (size_t)CHUNK * MLP * sizeof(float), "rows") ||
         device_alloc(b->dev, &b->out, (size_t)CHUNK * MLP * sizeof(float), "results")) {
         die("device");
     }
-    fill(b->memory, memory_bytes, dtype);
-    fill(b->x, (size_t)CHUNK * MLP * dtype_bytes(dtype), dtype);
+    limits_fill(b->memory, limits_bytes, dtype);
+    limits_fill(b->x, (size_t)CHUNK * MLP * dtype_bytes(dtype), dtype);
 }
 
 static void bench_close(struct bench *b)
@@ -298,8 +201,8 @@ static void bench_read(int threads)
     struct bench b;
 
     bench_open(&b, DTYPE_BF16, threads);
-    measure_read(&b);
-    printf("{\"threads\": %d, \"read_gbs\": %.2f}\n", threads, b.read_peak);
+    printf("{\"threads\": %d, \"read_gbs\": %.2f}\n", threads,
+           limits_read_rate(b.memory, threads) * 1e-9);
     bench_close(&b);
 }
 
@@ -315,8 +218,9 @@ static void bench_all(int threads, enum what what)
         struct bench b;
 
         bench_open(&b, dtypes[d], threads);
-        measure_read(&b);
-        measure_gemm(&b);
+        if (limits_measure(&b.limits, b.memory, b.dtype, threads)) {
+            die("limits");
+        }
         if (what == MACHINE) {
             print_machine_json(&b);
         } else {

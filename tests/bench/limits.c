@@ -44,6 +44,8 @@ static uint64_t read_piece(const words *from)
     words sum[8] = {{0}};
 
     for (size_t i = 0; i < READ_WORDS; i += 8) {
+        __builtin_prefetch(from + i + 256);
+        __builtin_prefetch(from + i + 260);
         for (size_t j = 0; j < 8; j++) {
             sum[j] ^= from[i + j];
         }
@@ -120,7 +122,7 @@ static status measure_gemm(double *rate, const void *memory, enum dtype dtype, i
     return st;
 }
 
-status limits_measure(struct limits *out, const void *memory, enum dtype dtype, int threads)
+double limits_read_rate(const void *memory, int threads)
 {
     double best = 1e30;
 
@@ -128,6 +130,11 @@ status limits_measure(struct limits *out, const void *memory, enum dtype dtype, 
         double seconds = limits_read(memory, limits_bytes, threads);
         best = seconds < best ? seconds : best;
     }
-    out->read = (double)limits_bytes / best;
+    return (double)limits_bytes / best;
+}
+
+status limits_measure(struct limits *out, const void *memory, enum dtype dtype, int threads)
+{
+    out->read = limits_read_rate(memory, threads);
     return measure_gemm(&out->gemm, memory, dtype, threads);
 }

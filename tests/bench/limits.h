@@ -20,6 +20,9 @@ static const size_t limits_bytes = (size_t)1 << 30; /* of memory; past the cache
 /* `memory` (limits_bytes) holds numbers of `dtype`; the rest is allocated. */
 status limits_measure(struct limits *out, const void *memory, enum dtype dtype, int threads);
 
+/* limits.read alone. */
+double limits_read_rate(const void *memory, int threads);
+
 /* Small values without zeros or denormals. */
 void limits_fill(void *memory, size_t bytes, enum dtype dtype);
 
