@@ -3,7 +3,6 @@
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 100-virtual)
 endif()
-set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${NVCC})
@@ -20,13 +19,15 @@ if(NOT NCCL_INCLUDE OR NOT NCCL_LIBRARY)
   unset(NCCL_LIBRARY CACHE)
 endif()
 
+# The standard is named here because CMake 3.25 knows none after C++17 for nvcc.
 # A register that does not fit is an error: kernels are shaped so that none is spilled.
 function(cuda_add_backend library)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
   target_sources(${library} PRIVATE ${sources})
   target_include_directories(${library} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:${CMAKE_SOURCE_DIR}/kernels/cuda/ptx>)
-  target_compile_options(${library} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings
+  target_compile_options(${library} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20
+    -Werror=all-warnings
     -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas>)
   target_link_libraries(${library} PUBLIC CUDA::cudart CUDA::cublasLt)
 endfunction()
