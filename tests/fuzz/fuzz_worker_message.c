@@ -70,6 +70,7 @@ static void check(const struct worker_message *message)
         break;
     case MESSAGE_BEAT:
     case MESSAGE_BYE:
+    case MESSAGE_DRAIN:
         break;
     }
 }

@@ -64,8 +64,11 @@ static status run_rank(struct comm *comm, void *context)
 
 static void check_model(const char *model, enum dtype dtype, int ranks)
 {
-    struct run cold = {.config = {model, dtype, 128, 16 << 20}};
-    struct run warm = {.config = {model, dtype, 128, 16 << 20}, .warm = true};
+    struct run cold = {
+        .config = {.model = model, .dtype = dtype, .max_context = 128, .kv_bytes = 16 << 20}};
+    struct run warm = {
+        .config = {.model = model, .dtype = dtype, .max_context = 128, .kv_bytes = 16 << 20},
+        .warm = true};
 
     group_run(ranks, run_rank, &cold);
     group_run(ranks, run_rank, &warm);
