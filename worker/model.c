@@ -220,9 +220,12 @@ static status quantize_staged(struct loader *loader, int8_t *out, float *scale, 
 {
     enum dtype act = device_dtype(loader->dev);
     size_t cols = (size_t)part->cols, stride = (size_t)part->total_cols * dtype_bytes(source);
-    size_t row = cols * dtype_bytes(act), block = STAGING_BYTES / row;
+    size_t row = cols * dtype_bytes(act);
     struct matrix w = {.data = loader->memory->staging, .cols = part->cols, .stride = cols};
     status st = STATUS_OK;
+
+    assert(row > 0);
+    size_t block = STAGING_BYTES / row;
 
     for (size_t r = 0; r < (size_t)part->rows && !st; r += block) {
         size_t n = (size_t)part->rows - r < block ? (size_t)part->rows - r : block;
