@@ -56,6 +56,8 @@ struct backend {
     status (*linear_rows)(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                           const struct matrix *w, int rows);
     status (*quantize)(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
+    size_t (*packed_bytes)(const struct device *dev, int rows, int cols);
+    status (*pack)(struct device *dev, void *out, const struct matrix *w);
     status (*linear_add)(struct device *dev, float *sum, float *scratch, const void *x,
                          const struct matrix *w, int rows);
     status (*linear_rows_add)(struct device *dev, float *sum, float *scratch, const void *x,

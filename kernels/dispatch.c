@@ -155,7 +155,8 @@ void device_graph_free(struct device *dev, struct device_graph *graph)
 
 static int matrix_valid(const struct matrix *m)
 {
-    return m->data && m->rows > 0 && m->cols > 0 && m->stride >= (size_t)m->cols;
+    return m->data && m->rows > 0 && m->cols > 0 &&
+           (m->layout == MATRIX_PACKED ? !m->scale : m->stride >= (size_t)m->cols);
 }
 
 static int head_dim_valid(int head_dim)
@@ -200,8 +201,21 @@ status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const
 
 status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w)
 {
-    assert(out && scale && matrix_valid(w) && !w->scale);
+    assert(out && scale && matrix_valid(w) && !w->scale && w->layout == MATRIX_ROWS);
     return dev->backend->quantize(dev, out, scale, w);
+}
+
+size_t op_packed_bytes(const struct device *dev, int rows, int cols)
+{
+    assert(rows >= 0 && cols > 0);
+    return dev->backend->packed_bytes(dev, rows, cols);
+}
+
+status op_pack(struct device *dev, void *out, const struct matrix *w)
+{
+    assert(out && matrix_valid(w) && !w->scale && w->layout == MATRIX_ROWS);
+    assert(op_packed_bytes(dev, w->rows, w->cols) > 0);
+    return dev->backend->pack(dev, out, w);
 }
 
 status op_linear_add(struct device *dev, float *sum, float *scratch, const void *x,

@@ -23,16 +23,24 @@ enum {
     OP_MAX_HEAD_DIM = 256,
     OP_MAX_POOL_KERNEL = 63,
     OP_KEY_BINS = 256, /* op_key_counts */
+    OP_PACK_ROWS = 32, /* op_pack */
 };
 
-/* A weight [rows, cols]; row r starts at data + r * stride.  act, a slice of a mapped file; or int8
- * with a scale for each row, of op_quantize(). */
+/* How a weight lies in memory. */
+enum matrix_layout {
+    MATRIX_ROWS,   /* row r starts at data + r * stride */
+    MATRIX_PACKED, /* as op_pack() wrote it, for the device that did; of act */
+};
+
+/* A weight [rows, cols]: act, for instance a slice of a mapped file; or int8 with a scale for each
+ * row, of op_quantize(). */
 struct matrix {
     const void *data;
     const float *scale; /* (rows): row r is data times scale[r]; NULL: data is act */
     int rows;
     int cols;
-    size_t stride; /* elements */
+    size_t stride; /* elements; MATRIX_ROWS only */
+    enum matrix_layout layout;
 };
 
 /* out[r] = table[ids[r] - first_id], or zeros for an id of another rank's rows.
@@ -65,6 +73,15 @@ status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const
  * of them to 16 bits first, multiples of its largest magnitude / 32512.
  */
 status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
+
+/* Bytes of a weight of act as op_pack() lays it out; 0: this device wants it by rows.  Of rows a
+ * multiple of OP_PACK_ROWS it is where the next rows follow. */
+size_t op_packed_bytes(const struct device *dev, int rows, int cols);
+
+/* w, of act by rows, in the layout in which op_linear() and op_linear_rows() are fastest, and give
+ * a row the same bits, in any company; op_embed() takes it, too.  out (op_packed_bytes()), aligned
+ * to 64 bytes. */
+status op_pack(struct device *dev, void *out, const struct matrix *w);
 
 /* sum (rows, w->rows) float32 += x w^T, as op_linear() and op_linear_rows(); `scratch` is as
  * large, and what it holds then is undefined. */

@@ -89,6 +89,8 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
 status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                        const struct matrix *w, int rows);
 status cpu_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
+size_t cpu_packed_bytes(const struct device *dev, int rows, int cols);
+status cpu_pack(struct device *dev, void *out, const struct matrix *w);
 status cpu_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
                       const struct matrix *w, int rows);
 status cpu_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,

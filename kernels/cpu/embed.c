@@ -1,6 +1,7 @@
 /* embed.c - rows of the embedding table, widened to float32. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/linear_packed.h"
 
 enum { GRAIN = 1 << 16 };
 
@@ -12,6 +13,10 @@ static void embed_row(const struct device *dev, float *out, int32_t id, const st
 
     if (row < 0 || row >= table->rows) {
         memset(out, 0, cols * sizeof(float));
+        return;
+    }
+    if (table->layout == MATRIX_PACKED) {
+        linear_packed_row(out, table, (size_t)row);
         return;
     }
     const void *from = act_const_at(dev, table->data, (size_t)row * table->stride);

@@ -31,7 +31,7 @@ struct cpu_isa {
     void (*int8_dot)(const struct int8_dot *args);
     const struct linear_rows_kernels *linear_rows_f32;
     const struct linear_rows_kernels *linear_rows_bf16;
-    const struct linear_packed_kernels *linear_packed; /* bf16; NULL: the library's GEMM */
+    const struct linear_packed_kernels *linear_packed; /* bf16; NULL: weights lie by rows */
     const struct attention_kernels *attention_f32;
     const struct attention_kernels *attention_bf16;
     const struct window_kernels *window;

@@ -1,5 +1,5 @@
 /*
- * linear.c - out = x w^T for a chunk of one prompt, by the library's GEMM or linear_packed.h.
+ * linear.c - out = x w^T for a chunk of one prompt, by the library's GEMM where w lies by rows.
  *
  * Where the processor has no bf16 arithmetic the library's bf16 product is missing or slow:
  * there, blocks of x and of the weights are widened to float32 in bounded scratch.
@@ -11,7 +11,6 @@
 #include "kernels/cpu/linear_packed.h"
 
 enum {
-    FEW_ROWS = 16, /* too few to pack weights for */
     DIRECT_FEATURES = 2048,
     BLOCK_ROWS = 512,
     BLOCK_WEIGHTS = 2 << 20, /* elements */
@@ -158,12 +157,11 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
     if (w->scale) {
         return linear_int8(dev, out, out_dtype, x, w, rows);
     }
+    if (w->layout == MATRIX_PACKED) {
+        return linear_packed(dev, out, out_dtype, x, w, rows);
+    }
     if (dev->dtype == DTYPE_BF16 && !cpu_device(dev)->isa->bf16_gemm) {
         return linear_widened(dev, out, out_dtype, x, w, rows);
-    }
-    if (dev->dtype == DTYPE_BF16 && cpu_device(dev)->isa->linear_packed) {
-        return rows <= FEW_ROWS ? cpu_linear_rows(dev, out, out_dtype, x, w, rows)
-                                : linear_packed(dev, out, out_dtype, x, w, rows);
     }
     return linear_direct(dev, out, out_dtype, x, w, rows);
 }

@@ -4,7 +4,11 @@
 
 #include <omp.h>
 
-enum { LINE = 64 };
+enum {
+    RUNS = 2,            /* a thread takes one of this many for each thread of what is left */
+    MIN_BYTES = 1 << 16, /* of weights that are worth a second thread */
+    LINE_WORDS = 16,
+};
 
 struct packed_job {
     const struct linear_packed_kernels *kernels;
@@ -12,151 +16,192 @@ struct packed_job {
     const struct matrix *w;
     void *out;
     bool wide;
-    int rows, blocks, pairs;
-    uint32_t *packed_x; /* blocks, each (pairs, PACKED_ROWS) at most */
-    int next;           /* feature that no thread has taken */
+    int rows, blocks, pairs, panels, threads;
+    const uint32_t *packed_x; /* (pairs, rows), block after block */
+    int next;                 /* panel that no thread has taken */
 };
 
-/* Of one thread, in words. */
-static size_t features_words(void)
+/* Panels that a thread works on one after the other. */
+struct run {
+    int first, n;
+};
+
+static size_t panel_words(size_t pairs)
 {
-    return (size_t)PACKED_PAIRS * PACKED_FEATURES;
+    return pairs * PACKED_FEATURES;
 }
 
-static size_t sums_words(const struct packed_job *job)
+static size_t pairs_of(int cols)
 {
-    return job->pairs > PACKED_PAIRS ? (size_t)job->blocks * PACKED_ROWS * PACKED_FEATURES : 0;
+    return ((size_t)cols + 1) / 2;
+}
+
+static int panels_of(int rows)
+{
+    return (rows + PACKED_FEATURES - 1) / PACKED_FEATURES;
+}
+
+size_t cpu_packed_bytes(const struct device *dev, int rows, int cols)
+{
+    if (dev->dtype != DTYPE_BF16 || !cpu_device_const(dev)->isa->linear_packed) {
+        return 0;
+    }
+    return (size_t)panels_of(rows) * panel_words(pairs_of(cols)) * sizeof(uint32_t);
+}
+
+status cpu_pack(struct device *dev, void *out, const struct matrix *w)
+{
+    const struct linear_packed_kernels *kernels = cpu_device(dev)->isa->linear_packed;
+    size_t words = panel_words(pairs_of(w->cols));
+    int threads = cpu_threads(dev, (size_t)w->rows * (size_t)w->cols, MIN_BYTES);
+    int panels = panels_of(w->rows);
+
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int panel = 0; panel < panels; panel++) {
+        int first = panel * PACKED_FEATURES, rest = w->rows - first;
+
+        kernels->pack_panel((uint32_t *)out + (size_t)panel * words,
+                            (const bf16 *)w->data + (size_t)first * w->stride, w->stride,
+                            rest < PACKED_FEATURES ? rest : PACKED_FEATURES, w->cols);
+    }
+    return STATUS_OK;
+}
+
+void linear_packed_row(float *out, const struct matrix *w, size_t row)
+{
+    const uint32_t *word = (const uint32_t *)w->data +
+                           row / PACKED_FEATURES * panel_words(pairs_of(w->cols)) +
+                           row % PACKED_FEATURES;
+
+    for (int col = 0; col < w->cols; col += 2) {
+        out[col] = bf16_to_float((bf16)(*word & 0xffff));
+        if (col + 1 < w->cols) {
+            out[col + 1] = bf16_to_float((bf16)(*word >> 16));
+        }
+        word += PACKED_FEATURES;
+    }
+}
+
+/* Rows before a block; blocks differ by one step at most. */
+static int block_first(const struct packed_job *job, int block)
+{
+    int steps = (job->rows + PACKED_ROWS_STEP - 1) / PACKED_ROWS_STEP;
+
+    return (int)((int64_t)steps * block / job->blocks) * PACKED_ROWS_STEP;
+}
+
+/* One row needs no others beside it, and is packed as it lies. */
+static int packed_rows_of_block(const struct packed_job *job, int block)
+{
+    return job->rows == 1 ? 1 : block_first(job, block + 1) - block_first(job, block);
 }
 
 static int rows_of_block(const struct packed_job *job, int block)
 {
-    int rest = job->rows - block * PACKED_ROWS;
+    int rest = job->rows - block_first(job, block), rows = packed_rows_of_block(job, block);
 
-    return rest < PACKED_ROWS ? rest : PACKED_ROWS;
+    return rest < rows ? rest : rows;
 }
 
-static int packed_rows_of_block(const struct packed_job *job, int block)
+static const uint32_t *packed_block(const struct packed_job *job, int block)
 {
-    return (rows_of_block(job, block) + PACKED_ROWS_STEP - 1) / PACKED_ROWS_STEP * PACKED_ROWS_STEP;
+    return job->packed_x + (size_t)block_first(job, block) * (size_t)job->pairs;
 }
 
-static int pairs_from(const struct packed_job *job, int pair)
+static void pack_block(const struct packed_job *job, uint32_t *packed_x, int block)
+{
+    size_t cols = (size_t)job->w->cols, first = (size_t)block_first(job, block);
+
+    job->kernels->pack_rows(packed_x + first * (size_t)job->pairs, job->x + first * cols, cols,
+                            rows_of_block(job, block), packed_rows_of_block(job, block),
+                            job->w->cols);
+}
+
+static int part_pairs(const struct packed_job *job, int pair)
 {
     return job->pairs - pair < PACKED_PAIRS ? job->pairs - pair : PACKED_PAIRS;
 }
 
-static uint32_t *packed_block(const struct packed_job *job, int block)
+static const uint32_t *part_words(const struct packed_job *job, int panel, int pair)
 {
-    return job->packed_x + (size_t)block * PACKED_ROWS * (size_t)job->pairs;
+    return (const uint32_t *)job->w->data + (size_t)panel * panel_words((size_t)job->pairs) +
+           panel_words((size_t)pair);
 }
 
-static void pack_block(const struct packed_job *job, int block)
+/* All rows times the part of a panel from `pair`, while the part at (next, next_pair) is fetched.
+ */
+static void multiply_part(const struct packed_job *job, float *sums, int panel, int pair, int next,
+                          int next_pair)
 {
-    size_t cols = (size_t)job->w->cols;
-
-    job->kernels->pack_rows(packed_block(job, block), job->x + (size_t)block * PACKED_ROWS * cols,
-                            cols, rows_of_block(job, block), packed_rows_of_block(job, block),
-                            job->w->cols);
-}
-
-static int features_from(const struct packed_job *job, int first)
-{
-    int rest = job->w->rows - first;
-
-    return rest < PACKED_FEATURES ? rest : PACKED_FEATURES;
-}
-
-/* The features from `next` are needed soon: a part of them for each block of rows. */
-static void fetch(const struct packed_job *job, int next, int pair, int pairs, int block)
-{
-    const struct matrix *w = job->w;
-    size_t bytes = (size_t)pairs * sizeof(uint32_t);
-    size_t lines = (bytes + LINE - 1) / LINE;
-    size_t all = lines * (size_t)features_from(job, next);
-    size_t blocks = (size_t)job->blocks, at = all * (size_t)block / blocks;
-    size_t end = all * ((size_t)block + 1) / blocks, line = at % lines;
-    const bf16 *row =
-        (const bf16 *)w->data + ((size_t)next + at / lines) * w->stride + 2 * (size_t)pair;
-
-    for (; at < end; at++) {
-        __builtin_prefetch((const char *)row + line * LINE, 0, 2);
-        if (++line == lines) {
-            line = 0;
-            row += w->stride;
-        }
-    }
-}
-
-/* One pass along the columns: all rows times the features from `first`; `memory` is the thread's
- * own.  What comes next is fetched meanwhile: features from `next`, columns from `next_pair`. */
-static void pass(const struct packed_job *job, struct packed_tile *tile, int first, int pair,
-                 uint32_t *memory, int next, int next_pair)
-{
-    const struct matrix *w = job->w;
-    float *sums = (float *)(memory + features_words());
-    int next_pairs = pairs_from(job, next_pair);
-
-    tile->pairs = pairs_from(job, pair);
-    tile->first = pair == 0;
-    tile->last = pair + tile->pairs == job->pairs;
-    job->kernels->pack_features(
-        memory, (const bf16 *)w->data + (size_t)first * w->stride + 2 * (size_t)pair, w->stride,
-        tile->features, tile->last ? w->cols - 2 * pair : 2 * tile->pairs);
-    for (int block = 0; block < job->blocks; block++) {
-        size_t at = (size_t)block * PACKED_ROWS * tile->out_stride + (size_t)first;
-
-        tile->block_rows = packed_rows_of_block(job, block);
-        tile->rows = rows_of_block(job, block);
-        tile->x = packed_block(job, block) + (size_t)pair * (size_t)tile->block_rows;
-        tile->sums = sums + (size_t)block * PACKED_ROWS * PACKED_FEATURES;
-        tile->out = (char *)job->out + at * (job->wide ? sizeof(float) : sizeof(bf16));
-        if (next < w->rows) {
-            fetch(job, next, next_pair, next_pairs, block);
-        }
-        job->kernels->product(tile);
-    }
-}
-
-/* All rows times the features from `first`. */
-static void features_of_all(const struct packed_job *job, int first, int next, uint32_t *memory)
-{
+    int first = panel * PACKED_FEATURES, rest = job->w->rows - first;
     struct packed_tile tile = {
-        .w = memory,
+        .w = part_words(job, panel, pair),
         .out_stride = (size_t)job->w->rows,
-        .features = features_from(job, first),
+        .features = rest < PACKED_FEATURES ? rest : PACKED_FEATURES,
+        .pairs = part_pairs(job, pair),
         .wide = job->wide,
+        .first = pair == 0,
+        .last = pair + PACKED_PAIRS >= job->pairs,
     };
+    size_t steps = (size_t)job->blocks * (size_t)tile.pairs;
+    size_t bytes = panel_words((size_t)part_pairs(job, next_pair)) * sizeof(uint32_t);
 
+    tile.next = (const char *)part_words(job, next, next_pair);
+    tile.next_step = (bytes + steps - 1) / steps;
+    for (int block = 0; block < job->blocks; block++) {
+        size_t row = (size_t)block_first(job, block);
+        size_t at = row * tile.out_stride + (size_t)first;
+
+        tile.block_rows = packed_rows_of_block(job, block);
+        tile.rows = rows_of_block(job, block);
+        tile.x = packed_block(job, block) + (size_t)pair * (size_t)tile.block_rows;
+        tile.sums = sums + row * PACKED_FEATURES;
+        tile.out = (char *)job->out + at * (job->wide ? sizeof(float) : sizeof(bf16));
+        job->kernels->product(&tile);
+        tile.next += tile.next_step * (size_t)tile.pairs;
+    }
+}
+
+/* All rows times a panel. */
+static void multiply_panel(const struct packed_job *job, float *sums, int panel, int next)
+{
     for (int pair = 0; pair < job->pairs; pair += PACKED_PAIRS) {
         bool more = pair + PACKED_PAIRS < job->pairs;
 
-        pass(job, &tile, first, pair, memory, more ? first : next, more ? pair + PACKED_PAIRS : 0);
+        multiply_part(job, sums, panel, pair, more ? panel : next, more ? pair + PACKED_PAIRS : 0);
     }
 }
 
-static int take_features(struct packed_job *job)
+/* Long runs first: each new place in memory takes time to come up to speed. */
+static struct run take_run(struct packed_job *job)
 {
-    int first;
+    struct run run = {.first = __atomic_load_n(&job->next, __ATOMIC_RELAXED)};
 
-#pragma omp atomic capture
-    {
-        first = job->next;
-        job->next += PACKED_FEATURES;
-    }
-    return first;
+    do {
+        int rest = job->panels - run.first, n = rest / (RUNS * job->threads);
+
+        run.n = n > 0 ? n : rest > 0;
+    } while (!__atomic_compare_exchange_n(&job->next, &run.first, run.first + run.n, false,
+                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return run;
 }
 
-/* Until none is left.  The next ones are taken early, to be fetched. */
-static void work_on_features(struct packed_job *job, uint32_t *memory)
+static void work_on_panels(struct packed_job *job, float *sums)
 {
-    int first = take_features(job);
+    struct run run = take_run(job);
 
-    while (first < job->w->rows) {
-        int next = take_features(job);
+    while (run.n > 0) {
+        struct run next = run.n > 1 ? (struct run){run.first + 1, run.n - 1} : take_run(job);
 
-        features_of_all(job, first, next, memory);
-        first = next;
+        multiply_panel(job, sums, run.first, next.n > 0 ? next.first : run.first);
+        run = next;
     }
+}
+
+/* Of one thread, in words: sums between parts, if there are several. */
+static size_t sums_words(const struct packed_job *job)
+{
+    return job->pairs > PACKED_PAIRS ? (size_t)block_first(job, job->blocks) * PACKED_FEATURES : 0;
 }
 
 status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
@@ -170,27 +215,30 @@ status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const 
         .wide = out_dtype == DTYPE_F32,
         .rows = rows,
         .blocks = (rows + PACKED_ROWS - 1) / PACKED_ROWS,
-        .pairs = (w->cols + 1) / 2,
+        .pairs = (int)pairs_of(w->cols),
+        .panels = panels_of(w->rows),
+        .threads = cpu_threads(dev, cpu_packed_bytes(dev, w->rows, w->cols), MIN_BYTES),
     };
-    int threads = cpu_device(dev)->threads;
-    size_t own = features_words() + sums_words(&job);
-    size_t x_words = ((size_t)job.blocks * PACKED_ROWS * (size_t)job.pairs + 15) / 16 * 16;
+    size_t own = sums_words(&job), all = own * (size_t)job.threads;
+    size_t x_words = (size_t)block_first(&job, job.blocks) * (size_t)job.pairs + LINE_WORDS;
+    bool as_it_lies = rows == 1 && w->cols % 2 == 0;
     void *memory;
-    status st = cpu_workspace(dev, &memory, ((size_t)threads * own + x_words) * sizeof(uint32_t));
+    status st = cpu_workspace(dev, &memory, (all + x_words) * sizeof(uint32_t));
 
     if (st) {
         return st;
     }
-    job.packed_x = (uint32_t *)memory + (size_t)threads * own;
-#pragma omp parallel num_threads(threads)
+    uint32_t *packed_x = (uint32_t *)memory + all;
+    job.packed_x = as_it_lies ? (const uint32_t *)x : packed_x;
+#pragma omp parallel num_threads(job.threads) if (job.threads > 1)
     {
-        uint32_t *mine = (uint32_t *)memory + (size_t)omp_get_thread_num() * own;
-
+        if (!as_it_lies) {
 #pragma omp for schedule(static)
-        for (int block = 0; block < job.blocks; block++) {
-            pack_block(&job, block);
+            for (int block = 0; block < job.blocks; block++) {
+                pack_block(&job, packed_x, block);
+            }
         }
-        work_on_features(&job, mine);
+        work_on_panels(&job, (float *)memory + (size_t)omp_get_thread_num() * own);
     }
     return STATUS_OK;
 }

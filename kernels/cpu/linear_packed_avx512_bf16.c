@@ -2,7 +2,7 @@
 #include "kernels/cpu/linear_packed.h"
 #include "kernels/cpu/simd_avx512.h"
 
-enum { FEATURE_VECS = PACKED_FEATURES / VEC_LANES };
+enum { FEATURE_VECS = PACKED_FEATURES / VEC_LANES, LINE = 64 };
 
 /* Vector v of row i of a panel of PACKED_FEATURES columns. */
 static inline size_t word_at(int i, int v)
@@ -40,7 +40,7 @@ static void pack_rows(uint32_t *out, const bf16 *x, size_t stride, int rows, int
     }
 }
 
-static void pack_features(uint32_t *out, const bf16 *w, size_t stride, int features, int cols)
+static void pack_panel(uint32_t *out, const bf16 *w, size_t stride, int features, int cols)
 {
     for (int col = 0; col < cols; col += 2 * VEC_LANES) {
         int pairs = (cols - col + 1) / 2;
@@ -107,6 +107,7 @@ static inline __attribute__((always_inline)) void product(const struct packed_ti
                                                           const int block_rows)
 {
     const uint32_t *x = t->x, *w = t->w;
+    const char *next = t->next;
     block_sums sum;
 
 #pragma GCC unroll 12
@@ -119,6 +120,9 @@ static inline __attribute__((always_inline)) void product(const struct packed_ti
     for (int k = 0; k < t->pairs; k++) {
         __m512bh b[FEATURE_VECS];
 
+        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next + LINE, 0, 2);
+        next += t->next_step;
 #pragma GCC unroll 2
         for (int v = 0; v < FEATURE_VECS; v++) {
             b[v] = (__m512bh)_mm512_load_si512(w + word_at(0, v));
@@ -144,6 +148,9 @@ static inline __attribute__((always_inline)) void product(const struct packed_ti
 static void product_of_block(const struct packed_tile *tile)
 {
     switch (tile->block_rows) {
+    case 1:
+        product(tile, 1);
+        break;
     case 4:
         product(tile, 4);
         break;
@@ -158,6 +165,6 @@ static void product_of_block(const struct packed_tile *tile)
 
 const struct linear_packed_kernels linear_packed_avx512_bf16 = {
     .pack_rows = pack_rows,
-    .pack_features = pack_features,
+    .pack_panel = pack_panel,
     .product = product_of_block,
 };

@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/int8.h"
+#include "kernels/cpu/linear_packed.h"
 
 enum {
     FEATURES = 32,       /* of one task */
@@ -128,6 +129,9 @@ status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, cons
 {
     if (w->scale) {
         return linear_rows_int8(dev, out, out_dtype, x, w, rows);
+    }
+    if (w->layout == MATRIX_PACKED) {
+        return linear_packed(dev, out, out_dtype, x, w, rows);
     }
     struct job job = {dev, out, out_dtype, x, (size_t)w->cols, w, rows};
     size_t bytes = (size_t)w->rows * (size_t)w->cols * act_bytes(dev);

@@ -40,7 +40,6 @@ extern const struct linear_rows_kernels linear_rows_f32_avx512;
 extern const struct linear_rows_kernels linear_rows_bf16_generic;
 extern const struct linear_rows_kernels linear_rows_bf16_avx2;
 extern const struct linear_rows_kernels linear_rows_bf16_avx512;
-extern const struct linear_rows_kernels linear_rows_bf16_avx512_bf16;
 extern const struct linear_rows_kernels linear_rows_bf16_amx;
 
 #endif

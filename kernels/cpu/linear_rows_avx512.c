@@ -3,18 +3,17 @@
 /* clang-format off */
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/simd_math.h"
-#include "kernels/cpu/units_dot.h"
 #include "kernels/cpu/linear_rows_template.h"
 /* clang-format on */
 
 static void dot_rows_f32(const struct dot_rows *args)
 {
-    dot_rows(args, DOT_F32);
+    dot_rows(args, true);
 }
 
 static void dot_rows_widened(const struct dot_rows *args)
 {
-    dot_rows(args, DOT_WIDEN);
+    dot_rows(args, false);
 }
 
 const struct linear_rows_kernels linear_rows_f32_avx512 = {.dot_rows = dot_rows_f32};

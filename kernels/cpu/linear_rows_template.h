@@ -1,44 +1,41 @@
 /*
- * linear_rows_body.h - dot products of a few rows with many weight rows, for one instruction set.
+ * linear_rows_template.h - dot products of a few rows with many weight rows, for one instruction
+ * set.
  *
  * The order of a dot product is fixed and knows nothing of the other rows: two vector
  * accumulators take the elements in turn, one vector each, and are added once at the end.  Tiles
  * of up to TILE_ROWS rows and TILE_FEATURES weight rows only share loads.
  *
- * Written in four words that the including file defines: dot_lanes, dot_load, dot_load_part and
- * dot_step (units_dot.h has the usual ones).
+ * x is float32, weights are float32 (`wide`) or bf16.
  */
 #include "kernels/cpu/linear_rows.h"
 
 enum { TILE_ROWS = 4, TILE_FEATURES = VEC_LANES == 16 ? 3 : 1, AHEAD = 2048, LINE = 64 };
 
 struct dot_tile {
-    const char *x[TILE_ROWS];
+    const float *x[TILE_ROWS];
     const char *w[TILE_FEATURES];
     vec sum[TILE_ROWS][TILE_FEATURES][2];
 };
 
 /* One vector of every row and weight row: the n elements from k, all of a vector if n is 0. */
-static inline __attribute__((always_inline)) void dot_tile_step(struct dot_tile *t,
-                                                                enum dot_kind kind, const int rows,
-                                                                const int features, size_t k,
-                                                                size_t n, const int turn)
+static inline __attribute__((always_inline)) void dot_tile_step(struct dot_tile *t, const bool wide,
+                                                                const int rows, const int features,
+                                                                size_t k, int n, const int turn)
 {
-    const bool x_wide = kind != DOT_PAIRS, w_wide = kind == DOT_F32;
-
     vec x[TILE_ROWS];
 
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        x[r] = n ? dot_load_part(x_wide, t->x[r], k, n) : dot_load(x_wide, t->x[r], k);
+        x[r] = n ? vec_load_part(t->x[r] + k, n) : vec_load(t->x[r] + k);
     }
 #pragma GCC unroll 4
     for (int j = 0; j < features; j++) {
-        vec w = n ? dot_load_part(w_wide, t->w[j], k, n) : dot_load(w_wide, t->w[j], k);
+        vec w = n ? vec_load_act_part(wide, t->w[j], k, n) : vec_load_act(wide, t->w[j], k);
 
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            t->sum[r][j][turn] = dot_step(kind, x[r], w, t->sum[r][j][turn]);
+            t->sum[r][j][turn] = vec_fma(x[r], w, t->sum[r][j][turn]);
         }
     }
 }
@@ -46,17 +43,16 @@ static inline __attribute__((always_inline)) void dot_tile_step(struct dot_tile 
 /* out of rows r0.. and features j0..; the first tile of a weight row also fetches ahead, since the
  * processor's own prefetching ends at every page. */
 static inline __attribute__((always_inline)) void dot_tile(const struct dot_rows *a,
-                                                           enum dot_kind kind, int r0, int j0,
+                                                           const bool wide, int r0, int j0,
                                                            const int rows, const int features)
 {
-    const size_t x_bytes = kind == DOT_PAIRS ? sizeof(bf16) : sizeof(float);
-    const size_t w_bytes = kind == DOT_F32 ? sizeof(float) : sizeof(bf16);
-    const size_t lanes = dot_lanes(kind), cols = (size_t)a->cols;
+    const size_t w_bytes = wide ? sizeof(float) : sizeof(bf16);
+    const size_t lanes = VEC_LANES, cols = (size_t)a->cols;
     struct dot_tile t;
     size_t k = 0;
 
     for (int r = 0; r < rows; r++) {
-        t.x[r] = (const char *)a->x + (size_t)(r0 + r) * a->x_stride * x_bytes;
+        t.x[r] = (const float *)a->x + (size_t)(r0 + r) * a->x_stride;
         for (int j = 0; j < features; j++) {
             t.sum[r][j][0] = t.sum[r][j][1] = vec_zero();
         }
@@ -70,17 +66,17 @@ static inline __attribute__((always_inline)) void dot_tile(const struct dot_rows
                 __builtin_prefetch(t.w[j] + k * w_bytes + AHEAD + line);
             }
         }
-        dot_tile_step(&t, kind, rows, features, k, 0, 0);
-        dot_tile_step(&t, kind, rows, features, k + lanes, 0, 1);
+        dot_tile_step(&t, wide, rows, features, k, 0, 0);
+        dot_tile_step(&t, wide, rows, features, k + lanes, 0, 1);
     }
     if (k + lanes <= cols) {
-        dot_tile_step(&t, kind, rows, features, k, 0, 0);
+        dot_tile_step(&t, wide, rows, features, k, 0, 0);
         k += lanes;
         if (k < cols) {
-            dot_tile_step(&t, kind, rows, features, k, cols - k, 1);
+            dot_tile_step(&t, wide, rows, features, k, (int)(cols - k), 1);
         }
     } else if (k < cols) {
-        dot_tile_step(&t, kind, rows, features, k, cols - k, 0);
+        dot_tile_step(&t, wide, rows, features, k, (int)(cols - k), 0);
     }
     for (int r = 0; r < rows; r++) {
         for (int j = 0; j < features; j++) {
@@ -91,23 +87,23 @@ static inline __attribute__((always_inline)) void dot_tile(const struct dot_rows
 }
 
 static inline __attribute__((always_inline)) void dot_features(const struct dot_rows *a,
-                                                               enum dot_kind kind, int j0,
+                                                               const bool wide, int j0,
                                                                const int features)
 {
     int r = 0;
 
     for (; r + TILE_ROWS <= a->rows; r += TILE_ROWS) {
-        dot_tile(a, kind, r, j0, TILE_ROWS, features);
+        dot_tile(a, wide, r, j0, TILE_ROWS, features);
     }
     switch (a->rows - r) {
     case 3:
-        dot_tile(a, kind, r, j0, 3, features);
+        dot_tile(a, wide, r, j0, 3, features);
         break;
     case 2:
-        dot_tile(a, kind, r, j0, 2, features);
+        dot_tile(a, wide, r, j0, 2, features);
         break;
     case 1:
-        dot_tile(a, kind, r, j0, 1, features);
+        dot_tile(a, wide, r, j0, 1, features);
         break;
     default:
         break;
@@ -116,16 +112,16 @@ static inline __attribute__((always_inline)) void dot_features(const struct dot_
 
 /* Few rows are bound by memory, which likes one stream; many by arithmetic, which likes tiles. */
 static inline __attribute__((always_inline)) void dot_rows(const struct dot_rows *a,
-                                                           enum dot_kind kind)
+                                                           const bool wide)
 {
     int j = 0;
 
     if (a->rows > TILE_ROWS && TILE_FEATURES > 1) {
         for (; j + TILE_FEATURES <= a->features; j += TILE_FEATURES) {
-            dot_features(a, kind, j, TILE_FEATURES);
+            dot_features(a, wide, j, TILE_FEATURES);
         }
     }
     for (; j < a->features; j++) {
-        dot_features(a, kind, j, 1);
+        dot_features(a, wide, j, 1);
     }
 }

@@ -158,6 +158,23 @@ static status cuda_quantize(struct device *dev, int8_t *out, float *scale, const
     return status_fail(STATUS_UNIMPLEMENTED, "cuda: no int8 weights");
 }
 
+static size_t cuda_packed_bytes(const struct device *dev, int rows, int cols)
+{
+    (void)dev;
+    (void)rows;
+    (void)cols;
+    return 0;
+}
+
+/* Not called where packed_bytes() says 0. */
+static status cuda_pack(struct device *dev, void *out, const struct matrix *w)
+{
+    (void)dev;
+    (void)out;
+    (void)w;
+    return status_fail(STATUS_UNIMPLEMENTED, "cuda: weights lie by rows");
+}
+
 /* What was fetched goes from pinned memory to where it was asked for. */
 static status cuda_sync(struct device *dev)
 {
@@ -371,6 +388,8 @@ const struct backend backend_cuda = {
     .linear = cuda_linear,
     .linear_rows = cuda_linear_rows,
     .quantize = cuda_quantize,
+    .packed_bytes = cuda_packed_bytes,
+    .pack = cuda_pack,
     .linear_add = cuda_linear_add,
     .linear_rows_add = cuda_linear_rows_add,
     .add_rmsnorm = cuda_add_rmsnorm,

@@ -51,8 +51,11 @@ static struct matrix next_weights(struct bench *b, int n, int k)
     if (b->at + bytes > limits_bytes) {
         b->at = 0;
     }
-    struct matrix w = {
-        .data = (char *)b->memory + b->at, .rows = n, .cols = k, .stride = (size_t)k};
+    struct matrix w = {.data = (char *)b->memory + b->at,
+                       .rows = n,
+                       .cols = k,
+                       .stride = (size_t)k,
+                       .layout = op_packed_bytes(b->dev, n, k) ? MATRIX_PACKED : MATRIX_ROWS};
     b->at += bytes;
     return w;
 }

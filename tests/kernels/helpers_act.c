@@ -1,5 +1,7 @@
 #include "tests/kernels/helpers_act.h"
 
+#include "tests/check.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -127,4 +129,32 @@ double act_worst(const float *got, const double *expected, size_t n, double floo
         }
     }
     return worst;
+}
+
+struct matrix act_packed(struct device *dev, const struct matrix *w)
+{
+    enum { GUARD = 64, UNTOUCHED = 0xa5 };
+    size_t bytes = op_packed_bytes(dev, w->rows, w->cols);
+    struct matrix out = {.rows = w->rows, .cols = w->cols, .layout = MATRIX_PACKED};
+
+    if (bytes == 0) {
+        return *w;
+    }
+    unsigned char *data = aligned_alloc(GUARD, bytes + GUARD);
+
+    assert(data && bytes % GUARD == 0);
+    memset(data, UNTOUCHED, bytes + GUARD);
+    CHECK_OK(op_pack(dev, data, w));
+    for (size_t i = 0; i < GUARD; i++) {
+        CHECK(data[bytes + i] == UNTOUCHED);
+    }
+    out.data = data;
+    return out;
+}
+
+void act_packed_free(const struct matrix *w)
+{
+    if (w->layout == MATRIX_PACKED) {
+        free((void *)w->data);
+    }
 }

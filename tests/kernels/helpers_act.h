@@ -35,6 +35,10 @@ struct act act_random(enum dtype dtype, size_t n, float scale, uint64_t *seed);
 void act_read(enum dtype dtype, struct act *x);
 void act_free(struct act *x);
 
+/* w, by rows, as op_pack() lays it out, or w itself where the device packs none. */
+struct matrix act_packed(struct device *dev, const struct matrix *w);
+void act_packed_free(const struct matrix *w);
+
 uint64_t test_random(uint64_t *seed);
 /* 0..n - 1 */
 int test_below(uint64_t *seed, int n);

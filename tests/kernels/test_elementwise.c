@@ -269,18 +269,22 @@ static void test_add_is_exact(void **state)
 
 static void check_embed(const struct variant *variant)
 {
-    enum { ROWS = 10, COLS = 21, STRIDE = 24, FIRST = 100, N = 5, N_OUT = N * COLS };
-    const int32_t ids[N] = {100, 99, 109, 110, 104};
+    enum { ROWS = 40, COLS = 21, STRIDE = 24, FIRST = 100, N = 5, N_OUT = N * COLS };
+    const int32_t ids[N] = {100, 99, 139, 140, 104};
     uint64_t seed = 1;
     struct device *dev = act_device(variant, 2);
     struct act table = act_random(variant->dtype, ROWS * (size_t)STRIDE, 1.0f, &seed);
     struct matrix matrix = {.data = table.act, .rows = ROWS, .cols = COLS, .stride = STRIDE};
+    struct matrix packed = act_packed(dev, &matrix);
     double expected[N_OUT];
     float out[N_OUT];
 
-    CHECK_OK(op_embed(dev, out, ids, N, &matrix, FIRST));
     define_embed(expected, ids, N, table.f32, ROWS, COLS, STRIDE, FIRST);
+    CHECK_OK(op_embed(dev, out, ids, N, &matrix, FIRST));
     CHECK(act_worst(out, expected, N_OUT, 1.0) == 0.0);
+    CHECK_OK(op_embed(dev, out, ids, N, &packed, FIRST));
+    CHECK(act_worst(out, expected, N_OUT, 1.0) == 0.0);
+    act_packed_free(&packed);
     act_free(&table);
     device_close(dev);
 }

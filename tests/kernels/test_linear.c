@@ -37,14 +37,19 @@ static void check_product(const struct variant *variant, product op, struct shap
     struct matrix matrix = {.data = w.act, .rows = s.n, .cols = s.k, .stride = stride};
 
     CHECK(expected);
-    CHECK_OK(op(dev, out.act, out_dtype, x.act, &matrix, s.rows));
-    act_read(out_dtype, &out);
+    struct matrix layouts[] = {matrix, act_packed(dev, &matrix)};
+
     define_linear(expected, x.f32, w.f32, stride, s.rows, s.n, s.k);
-    double worst = act_worst(out.f32, expected, n_out, 1.0);
-    if (!(worst <= tolerance(variant->dtype, out_dtype))) {
-        fail_msg("%s %s %d x %d x %d: error %g", device_description(dev),
-                 dtype_name(variant->dtype), s.rows, s.n, s.k, worst);
+    for (int i = 0; i < 1 + (layouts[1].layout == MATRIX_PACKED); i++) {
+        CHECK_OK(op(dev, out.act, out_dtype, x.act, &layouts[i], s.rows));
+        act_read(out_dtype, &out);
+        double worst = act_worst(out.f32, expected, n_out, 1.0);
+        if (!(worst <= tolerance(variant->dtype, out_dtype))) {
+            fail_msg("%s %s %d x %d x %d%s: error %g", device_description(dev),
+                     dtype_name(variant->dtype), s.rows, s.n, s.k, i ? " packed" : "", worst);
+        }
     }
+    act_packed_free(&layouts[1]);
     free(expected);
     act_free(&out);
     act_free(&w);
@@ -108,7 +113,8 @@ static void check_sum(const struct variant *variant, sum_product op, struct shap
     struct act sum = act_random(DTYPE_F32, n_out, 3.0f, &seed);
     struct act scratch = act_zeros(DTYPE_F32, n_out);
     double *expected = calloc(n_out, sizeof(*expected));
-    struct matrix matrix = {.data = w.act, .rows = s.n, .cols = s.k, .stride = stride};
+    struct matrix by_rows = {.data = w.act, .rows = s.n, .cols = s.k, .stride = stride};
+    struct matrix matrix = act_packed(dev, &by_rows);
 
     CHECK(expected);
     define_linear(expected, x.f32, w.f32, stride, s.rows, s.n, s.k);
@@ -123,6 +129,7 @@ static void check_sum(const struct variant *variant, sum_product op, struct shap
                  dtype_name(variant->dtype), s.rows, s.n, s.k, worst);
     }
     free(expected);
+    act_packed_free(&matrix);
     act_free(&scratch);
     act_free(&sum);
     act_free(&w);
@@ -153,7 +160,8 @@ struct company {
     char *alone, *together;
 };
 
-static void company_open(struct company *c, const struct variant *variant, int n, int k)
+static void company_open(struct company *c, const struct variant *variant, int n, int k,
+                         enum matrix_layout layout)
 {
     uint64_t seed = 7;
 
@@ -168,11 +176,19 @@ static void company_open(struct company *c, const struct variant *variant, int n
     c->alone = calloc(OP_MAX_DECODE_ROWS, c->out_bytes);
     c->together = calloc(OP_MAX_DECODE_ROWS, c->out_bytes);
     c->matrix = (struct matrix){.data = c->w.act, .rows = n, .cols = k, .stride = (size_t)k};
+    if (layout == MATRIX_PACKED) {
+        c->matrix = act_packed(c->dev, &c->matrix);
+    }
     CHECK(c->alone && c->together);
+    for (size_t r = 0; r < OP_MAX_DECODE_ROWS; r++) {
+        CHECK_OK(op_linear_rows(c->single, c->alone + r * c->out_bytes, DTYPE_F32,
+                                (char *)c->x.act + r * c->x_bytes, &c->matrix, 1));
+    }
 }
 
 static void company_close(struct company *c)
 {
+    act_packed_free(&c->matrix);
     free(c->together);
     free(c->alone);
     act_free(&c->w);
@@ -182,28 +198,27 @@ static void company_close(struct company *c)
 }
 
 /* The last `count` rows in one call. */
-static void check_count(const struct company *c, int count)
+static void check_count(const struct company *c, product op, int count)
 {
     size_t first = (size_t)(OP_MAX_DECODE_ROWS - count);
 
-    CHECK_OK(op_linear_rows(c->dev, c->together, DTYPE_F32, (char *)c->x.act + first * c->x_bytes,
-                            &c->matrix, count));
+    CHECK_OK(op(c->dev, c->together, DTYPE_F32, (char *)c->x.act + first * c->x_bytes, &c->matrix,
+                count));
     CHECK(memcmp(c->together, c->alone + first * c->out_bytes, (size_t)count * c->out_bytes) == 0);
 }
 
 /* Every row alone, then with others, at every place: always the same bits. */
-static void check_company(const struct variant *variant, int n, int k)
+static void check_company(const struct variant *variant, int n, int k, enum matrix_layout layout)
 {
-    const int counts[] = {1, 2, 3, 5, 8, 17, 32, 48, OP_MAX_DECODE_ROWS};
+    const int counts[] = {1, 2, 3, 5, 8, 13, 17, 32, 48, 61, OP_MAX_DECODE_ROWS};
     struct company c;
 
-    company_open(&c, variant, n, k);
-    for (size_t r = 0; r < OP_MAX_DECODE_ROWS; r++) {
-        CHECK_OK(op_linear_rows(c.single, c.alone + r * c.out_bytes, DTYPE_F32,
-                                (char *)c.x.act + r * c.x_bytes, &c.matrix, 1));
-    }
+    company_open(&c, variant, n, k, layout);
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        check_count(&c, counts[i]);
+        check_count(&c, op_linear_rows, counts[i]);
+        if (c.matrix.layout == MATRIX_PACKED) {
+            check_count(&c, op_linear, counts[i]);
+        }
     }
     company_close(&c);
 }
@@ -212,8 +227,19 @@ static void test_a_row_has_the_same_bits_in_any_company(void **state)
 {
     (void)state;
     for (int v = 0; v < n_variants; v++) {
-        check_company(&variants[v], 97, 520);
-        check_company(&variants[v], 3, 77);
+        check_company(&variants[v], 97, 520, MATRIX_ROWS);
+        check_company(&variants[v], 3, 77, MATRIX_ROWS);
+    }
+}
+
+/* With packed weights rows of a prompt, too; also in products of several parts. */
+static void test_a_row_of_packed_weights_has_the_same_bits_in_any_company(void **state)
+{
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        check_company(&variants[v], 97, 520, MATRIX_PACKED);
+        check_company(&variants[v], 3, 77, MATRIX_PACKED);
+        check_company(&variants[v], 40, 4103, MATRIX_PACKED);
     }
 }
 
@@ -252,6 +278,7 @@ int main(void)
         cmocka_unit_test(test_linear_rows_is_the_matrix_product),
         cmocka_unit_test(test_products_are_added_to_what_is_there),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_company),
+        cmocka_unit_test(test_a_row_of_packed_weights_has_the_same_bits_in_any_company),
         cmocka_unit_test(test_many_shapes_in_turn_stay_right),
     };
 
