@@ -1,287 +1,22 @@
 #include "worker/model.h"
 
 #include "common/file.h"
-#include "worker/convert.h"
 #include "worker/foreign.h"
-#include "worker/weights.h"
+#include "worker/loader.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum {
-    STAGING_BYTES = 4 << 20, /* converted and uploaded at a time */
+    STAGING_BYTES = 4 << 20, /* converted at a time, if they hold OP_PACK_ROWS rows */
     BUFFERS_PER_LAYER = 9,
-    BUFFERS_BESIDE = 4, /* embedding, output, final norm, inv_freq */
+    BUFFERS_BESIDE = 5, /* packed weights, embedding, output, final norm, inv_freq */
     MAX_NAME = 128,
     MAX_PATH = 4096,
     MAX_CONFIG_BYTES = 4 << 20,
 };
-
-_Static_assert(STAGING_BYTES >= MODEL_MAX_WIDTH * sizeof(float), "holds the widest row");
-
-struct model_memory {
-    struct device *dev;
-    struct weights *weights;
-    void **buffers;
-    size_t n_buffers, max_buffers;
-    char *staging; /* while loading only */
-};
-
-/* The rows and columns of a tensor that this rank takes. */
-struct part {
-    int total_rows, total_cols;
-    int row, rows;
-    int col, cols;
-};
-
-struct loader {
-    struct device *dev;
-    struct model *model;
-    struct model_memory *memory;
-    const struct weights *weights;
-};
-
-static status new_buffer(struct model_memory *memory, void **out, size_t bytes, const char *name)
-{
-    assert(memory->n_buffers < memory->max_buffers);
-    status st = device_alloc(memory->dev, out, bytes, name);
-    if (st) {
-        return st;
-    }
-    memory->buffers[memory->n_buffers++] = *out;
-    return STATUS_OK;
-}
-
-static status tensor_dtype(enum dtype *out, const struct tensor *tensor)
-{
-    static const char *const names[] = {
-        [DTYPE_F32] = "F32", [DTYPE_BF16] = "BF16", [DTYPE_F16] = "F16"};
-
-    for (int i = 0; i < (int)(sizeof(names) / sizeof(names[0])); i++) {
-        if (strcmp(tensor->dtype, names[i]) == 0) {
-            *out = (enum dtype)i;
-            return STATUS_OK;
-        }
-    }
-    return status_fail(STATUS_UNIMPLEMENTED,
-                       "%s: tensor %s: dtype: %s is not supported; F32, BF16 and F16 are",
-                       tensor->path, tensor->name, tensor->dtype);
-}
-
-static void shape_text(char *out, size_t size, const struct tensor *tensor)
-{
-    size_t used = 0;
-
-    out[0] = '\0';
-    for (int i = 0; i < tensor->dims && used < size; i++) {
-        used += (size_t)snprintf(out + used, size - used, "%s%llu", i ? ", " : "",
-                                 (unsigned long long)tensor->shape[i]);
-    }
-}
-
-/* A matrix, or with cols 0 a vector; a shape other than the configuration's is an error. */
-static status find_tensor(const struct loader *loader, const struct tensor **out, const char *name,
-                          int rows, int cols)
-{
-    const struct tensor *tensor = weights_find(loader->weights, name);
-    char shape[192];
-    char expected[64];
-
-    if (!tensor) {
-        return status_fail(STATUS_INVALID, "model %s: tensor %s: missing",
-                           loader->model->config.name, name);
-    }
-    bool fits = tensor->dims == (cols ? 2 : 1) && tensor->shape[0] == (uint64_t)rows &&
-                (!cols || tensor->shape[1] == (uint64_t)cols);
-    if (!fits) {
-        shape_text(shape, sizeof(shape), tensor);
-        if (cols) {
-            snprintf(expected, sizeof(expected), "%d, %d", rows, cols);
-        } else {
-            snprintf(expected, sizeof(expected), "%d", rows);
-        }
-        return status_fail(STATUS_INVALID, "%s: tensor %s: shape: [%s], config.json needs [%s]",
-                           tensor->path, name, shape, expected);
-    }
-    *out = tensor;
-    return STATUS_OK;
-}
-
-/* Advice only: where it fails nothing is lost but time. */
-static void advise(const void *data, size_t bytes, int advice)
-{
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)data;
-    uintptr_t start = begin / page * page;
-
-    (void)madvise((char *)data - (begin - start), bytes + (begin - start), advice);
-}
-
-/* Asks for the pages of a part that stays mapped; of a narrow column slice whole rows. */
-static void prefetch(const char *data, const struct part *part, size_t element)
-{
-    size_t row_bytes = (size_t)part->total_cols * element;
-    size_t bytes = (size_t)part->cols * element;
-
-    if (part->cols == part->total_cols || row_bytes < 2 * (size_t)sysconf(_SC_PAGESIZE)) {
-        advise(data, ((size_t)part->rows - 1) * row_bytes + bytes, MADV_WILLNEED);
-        return;
-    }
-    for (int r = 0; r < part->rows; r++) {
-        advise(data + (size_t)r * row_bytes, bytes, MADV_WILLNEED);
-    }
-}
-
-/* Converts a part to rows that follow each other, on the device. */
-static status upload_part(struct loader *loader, void *to, enum dtype to_dtype, const char *from,
-                          enum dtype from_dtype, const struct part *part)
-{
-    size_t from_stride = (size_t)part->total_cols * dtype_bytes(from_dtype);
-    size_t to_stride = (size_t)part->cols * dtype_bytes(to_dtype);
-    size_t block = STAGING_BYTES / to_stride;
-
-    for (size_t r = 0; r < (size_t)part->rows; r += block) {
-        size_t n = (size_t)part->rows - r < block ? (size_t)part->rows - r : block;
-        for (size_t i = 0; i < n; i++) {
-            convert(loader->memory->staging + i * to_stride, to_dtype, from + (r + i) * from_stride,
-                    from_dtype, (size_t)part->cols);
-        }
-        status st = device_upload(loader->dev, (char *)to + r * to_stride, loader->memory->staging,
-                                  n * to_stride);
-        if (!st) {
-            st = device_sync(loader->dev); /* staging is used again */
-        }
-        if (st) {
-            return st;
-        }
-    }
-    return STATUS_OK;
-}
-
-/* The part as `dtype`: *out with its stride in elements; in the mapping where that is possible. */
-static status load_part(struct loader *loader, const void **out, size_t *stride, enum dtype dtype,
-                        const struct tensor *tensor, const struct part *part)
-{
-    enum dtype source = DTYPE_F32;
-    status st = tensor_dtype(&source, tensor);
-
-    if (st) {
-        return st;
-    }
-    size_t element = dtype_bytes(source);
-    size_t offset = (size_t)part->row * (size_t)part->total_cols + (size_t)part->col;
-    const char *from = (const char *)tensor->data + offset * element;
-    size_t elements = (size_t)part->rows * (size_t)part->cols;
-
-    loader->model->bytes += elements * dtype_bytes(dtype);
-    if (source == dtype && (uintptr_t)from % element == 0 && device_on_host(loader->dev)) {
-        prefetch(from, part, element);
-        *out = from;
-        *stride = (size_t)part->total_cols;
-        return STATUS_OK;
-    }
-    void *buffer = NULL;
-    st = new_buffer(loader->memory, &buffer, elements * dtype_bytes(dtype), tensor->name);
-    if (!st) {
-        st = upload_part(loader, buffer, dtype, from, source, part);
-    }
-    if (st) {
-        return status_note(st, "tensor %s", tensor->name);
-    }
-    /* The source is not read again: its pages need not count as this process's. */
-    advise(tensor->data, tensor->bytes, MADV_DONTNEED);
-    *out = buffer;
-    *stride = (size_t)part->cols;
-    return STATUS_OK;
-}
-
-static status load_matrix(struct loader *loader, struct matrix *out, const char *name,
-                          const struct part *part)
-{
-    const struct tensor *tensor = NULL;
-    status st = find_tensor(loader, &tensor, name, part->total_rows, part->total_cols);
-
-    *out = (struct matrix){.rows = part->rows, .cols = part->cols};
-    if (!st) {
-        assert(tensor);
-        st = load_part(loader, &out->data, &out->stride, device_dtype(loader->dev), tensor, part);
-    }
-    return st;
-}
-
-/* The part in int8 to `out` and its scales to `scale`, through the staging memory block by block.
- */
-static status quantize_staged(struct loader *loader, int8_t *out, float *scale, const char *from,
-                              enum dtype source, const struct part *part)
-{
-    enum dtype act = device_dtype(loader->dev);
-    size_t cols = (size_t)part->cols, stride = (size_t)part->total_cols * dtype_bytes(source);
-    size_t row = cols * dtype_bytes(act);
-    struct matrix w = {.data = loader->memory->staging, .cols = part->cols, .stride = cols};
-    status st = STATUS_OK;
-
-    assert(row > 0);
-    size_t block = STAGING_BYTES / row;
-
-    for (size_t r = 0; r < (size_t)part->rows && !st; r += block) {
-        size_t n = (size_t)part->rows - r < block ? (size_t)part->rows - r : block;
-
-        for (size_t i = 0; i < n; i++) {
-            convert(loader->memory->staging + i * row, act, from + (r + i) * stride, source, cols);
-        }
-        w.rows = (int)n;
-        st = op_quantize(loader->dev, out + r * cols, scale + r, &w);
-    }
-    return st;
-}
-
-/* A matrix that linear operations alone read: in int8 if the device has its weights so.  A scale is
- * of the columns that this rank has. */
-static status load_linear(struct loader *loader, struct matrix *out, const char *name,
-                          const struct part *part)
-{
-    const struct tensor *tensor = NULL;
-    enum dtype source = DTYPE_F32;
-    void *buffer = NULL;
-
-    if (!device_int8_weights(loader->dev)) {
-        return load_matrix(loader, out, name, part);
-    }
-    status st = find_tensor(loader, &tensor, name, part->total_rows, part->total_cols);
-    if (!st) {
-        st = tensor_dtype(&source, tensor);
-    }
-    if (st) {
-        return st;
-    }
-    size_t scales = (size_t)part->rows * sizeof(float);
-    size_t elements = (size_t)part->rows * (size_t)part->cols;
-    size_t offset = (size_t)part->row * (size_t)part->total_cols + (size_t)part->col;
-    const char *from = (const char *)tensor->data + offset * dtype_bytes(source);
-    struct matrix w = {
-        .data = from, .rows = part->rows, .cols = part->cols, .stride = (size_t)part->total_cols};
-
-    st = new_buffer(loader->memory, &buffer, scales + elements, tensor->name);
-    if (st) {
-        return status_note(st, "tensor %s", tensor->name);
-    }
-    prefetch(from, part, dtype_bytes(source));
-    int8_t *data = (int8_t *)buffer + scales;
-    st = source == device_dtype(loader->dev) && (uintptr_t)from % dtype_bytes(source) == 0
-             ? op_quantize(loader->dev, data, buffer, &w)
-             : quantize_staged(loader, data, buffer, from, source, part);
-    advise(tensor->data, tensor->bytes, MADV_DONTNEED); /* not read again */
-    loader->model->bytes += scales + elements;
-    w.data = data;
-    w.scale = buffer;
-    w.stride = (size_t)part->cols;
-    *out = w;
-    return st ? status_note(st, "tensor %s", tensor->name) : STATUS_OK;
-}
 
 static status load_norm(struct loader *loader, const float **out, const char *name)
 {
@@ -290,11 +25,11 @@ static status load_norm(struct loader *loader, const float **out, const char *na
     const struct tensor *tensor = NULL;
     const void *data = NULL;
     size_t stride;
-    status st = find_tensor(loader, &tensor, name, hidden, 0);
+    status st = loader_find(loader, &tensor, name, hidden, 0);
 
     if (!st) {
         assert(tensor);
-        st = load_part(loader, &data, &stride, DTYPE_F32, tensor, &part);
+        st = loader_part(loader, &data, &stride, DTYPE_F32, tensor, &part);
     }
     *out = data;
     return st;
@@ -312,33 +47,69 @@ static struct part columns_of(int rows, int total_cols, int col, int cols)
         .total_rows = rows, .total_cols = total_cols, .rows = rows, .col = col, .cols = cols};
 }
 
+/* What this rank takes of the matrices. */
+struct parts {
+    struct part queries, keys, heads, mlp, down, vocab;
+};
+
+static struct parts parts_of(const struct model *model)
+{
+    const struct model_config *c = &model->config;
+    const struct split *s = &model->split;
+    int d = c->head_dim;
+
+    return (struct parts){
+        .queries = rows_of(c->query_heads * d, c->hidden, s->query_first * d, s->query_heads * d),
+        .keys = rows_of(c->kv_heads * d, c->hidden, s->kv_first * d, s->kv_heads * d),
+        .heads = columns_of(c->hidden, c->query_heads * d, s->query_first * d, s->query_heads * d),
+        .mlp = rows_of(c->intermediate, c->hidden, s->mlp_first, s->mlp_columns),
+        .down = columns_of(c->hidden, c->intermediate, s->mlp_first, s->mlp_columns),
+        .vocab = rows_of(c->vocab, c->hidden, s->vocab_first, s->vocab_rows),
+    };
+}
+
+static size_t packed_part(const struct device *dev, const struct part *part)
+{
+    return op_packed_bytes(dev, part->rows, part->cols);
+}
+
+/* Room for all that load_packed() is asked for; none where weights are used as they lie. */
+static status reserve_packed(struct loader *loader)
+{
+    const struct parts parts = parts_of(loader->model);
+    const struct device *dev = loader->dev;
+    size_t layer = packed_part(dev, &parts.queries) + 2 * packed_part(dev, &parts.keys) +
+                   packed_part(dev, &parts.heads) + 2 * packed_part(dev, &parts.mlp) +
+                   packed_part(dev, &parts.down);
+    size_t bytes = (size_t)loader->model->config.layers * layer + packed_part(dev, &parts.vocab);
+    void *buffer = NULL;
+
+    if (bytes == 0 || device_int8_weights(dev)) {
+        return STATUS_OK;
+    }
+    status st = loader_buffer(loader, &buffer, bytes, "weights");
+    loader->memory->packed = buffer;
+    return st;
+}
+
 static status load_layer(struct loader *loader, struct layer_weights *out, int layer)
 {
-    const struct model_config *c = &loader->model->config;
-    const struct split *s = &loader->model->split;
-    int d = c->head_dim;
-    struct part queries =
-        rows_of(c->query_heads * d, c->hidden, s->query_first * d, s->query_heads * d);
-    struct part keys = rows_of(c->kv_heads * d, c->hidden, s->kv_first * d, s->kv_heads * d);
-    struct part heads =
-        columns_of(c->hidden, c->query_heads * d, s->query_first * d, s->query_heads * d);
-    struct part mlp = rows_of(c->intermediate, c->hidden, s->mlp_first, s->mlp_columns);
-    struct part down = columns_of(c->hidden, c->intermediate, s->mlp_first, s->mlp_columns);
+    const struct parts parts = parts_of(loader->model);
     const struct {
         struct matrix *out;
         const char *name;
         const struct part *part;
     } matrices[] = {
-        {&out->q, "self_attn.q_proj", &queries}, {&out->k, "self_attn.k_proj", &keys},
-        {&out->v, "self_attn.v_proj", &keys},    {&out->o, "self_attn.o_proj", &heads},
-        {&out->gate, "mlp.gate_proj", &mlp},     {&out->up, "mlp.up_proj", &mlp},
-        {&out->down, "mlp.down_proj", &down},
+        {&out->q, "self_attn.q_proj", &parts.queries}, {&out->k, "self_attn.k_proj", &parts.keys},
+        {&out->v, "self_attn.v_proj", &parts.keys},    {&out->o, "self_attn.o_proj", &parts.heads},
+        {&out->gate, "mlp.gate_proj", &parts.mlp},     {&out->up, "mlp.up_proj", &parts.mlp},
+        {&out->down, "mlp.down_proj", &parts.down},
     };
     char name[MAX_NAME];
 
     for (size_t i = 0; i < sizeof(matrices) / sizeof(matrices[0]); i++) {
         snprintf(name, sizeof(name), "model.layers.%d.%s.weight", layer, matrices[i].name);
-        status st = load_linear(loader, matrices[i].out, name, matrices[i].part);
+        status st = loader_linear(loader, matrices[i].out, name, matrices[i].part);
         if (st) {
             return st;
         }
@@ -357,7 +128,7 @@ static status load_inv_freq(struct loader *loader)
     float inv_freq[MODEL_MAX_HEAD_DIM / 2];
     size_t bytes = (size_t)loader->model->config.head_dim / 2 * sizeof(float);
     void *buffer = NULL;
-    status st = new_buffer(loader->memory, &buffer, bytes, "inv_freq");
+    status st = loader_buffer(loader, &buffer, bytes, "inv_freq");
 
     if (st) {
         return st;
@@ -374,7 +145,7 @@ static status check_tied(const struct loader *loader, const struct part *part)
 {
     const struct tensor *head = weights_find(loader->weights, "lm_head.weight");
     const struct tensor *embed = NULL;
-    status st = find_tensor(loader, &embed, "model.embed_tokens.weight", part->total_rows,
+    status st = loader_find(loader, &embed, "model.embed_tokens.weight", part->total_rows,
                             part->total_cols);
     enum dtype dtype = DTYPE_F32;
 
@@ -382,7 +153,7 @@ static status check_tied(const struct loader *loader, const struct part *part)
         return st;
     }
     assert(embed);
-    st = tensor_dtype(&dtype, embed);
+    st = loader_dtype(&dtype, embed);
     if (st) {
         return st;
     }
@@ -391,7 +162,7 @@ static status check_tied(const struct loader *loader, const struct part *part)
     bool same = strcmp(head->dtype, embed->dtype) == 0 && head->bytes == embed->bytes &&
                 memcmp((const char *)head->data + offset, (const char *)embed->data + offset,
                        (size_t)part->rows * row_bytes) == 0;
-    advise(head->data, head->bytes, MADV_DONTNEED); /* not read again */
+    loader_forget(head);
     if (!same) {
         return status_fail(STATUS_UNIMPLEMENTED,
                            "%s: tensor lm_head.weight: not model.embed_tokens.weight, although "
@@ -401,26 +172,39 @@ static status check_tied(const struct loader *loader, const struct part *part)
     return STATUS_OK;
 }
 
+/* A tied output is the embedding, unless that is in int8: then it is a rounded copy. */
 static status load_ends(struct loader *loader)
 {
     struct model *model = loader->model;
     static const char *const embed = "model.embed_tokens.weight";
-    const char *output = model->config.tied_embeddings ? embed : "lm_head.weight";
-    struct part vocab = rows_of(model->config.vocab, model->config.hidden, model->split.vocab_first,
-                                model->split.vocab_rows);
-    status st = load_matrix(loader, &model->embed, embed, &vocab);
+    const bool tied = model->config.tied_embeddings, int8 = device_int8_weights(loader->dev);
+    const struct part vocab = parts_of(model).vocab;
+    status st = tied ? check_tied(loader, &vocab) : STATUS_OK;
 
-    if (!st && model->config.tied_embeddings) {
-        st = check_tied(loader, &vocab);
+    if (!st && tied && !int8) {
+        st = loader_linear(loader, &model->embed, embed, &vocab);
         model->lm_head = model->embed;
-    }
-    if (!st && (device_int8_weights(loader->dev) || !model->config.tied_embeddings)) {
-        st = load_linear(loader, &model->lm_head, output, &vocab);
+    } else if (!st) {
+        st = loader_matrix(loader, &model->embed, embed, &vocab);
+        if (!st) {
+            st = loader_linear(loader, &model->lm_head, tied ? embed : "lm_head.weight", &vocab);
+        }
     }
     if (!st) {
         st = load_norm(loader, &model->final_norm, "model.norm.weight");
     }
     return st ? st : load_inv_freq(loader);
+}
+
+/* For converted rows of the widest matrix. */
+static size_t staging_bytes(const struct model_config *c)
+{
+    size_t widest = (size_t)c->query_heads * (size_t)c->head_dim;
+
+    widest = widest > (size_t)c->hidden ? widest : (size_t)c->hidden;
+    widest = widest > (size_t)c->intermediate ? widest : (size_t)c->intermediate;
+    size_t bytes = OP_PACK_ROWS * widest * sizeof(float);
+    return bytes > STAGING_BYTES ? bytes : STAGING_BYTES;
 }
 
 static status load_all(struct model *model, struct device *dev, const char *dir)
@@ -429,7 +213,8 @@ static status load_all(struct model *model, struct device *dev, const char *dir)
     memory->dev = dev;
     memory->max_buffers = (size_t)model->config.layers * BUFFERS_PER_LAYER + BUFFERS_BESIDE;
     memory->buffers = calloc(memory->max_buffers, sizeof(memory->buffers[0]));
-    memory->staging = malloc(STAGING_BYTES);
+    memory->staging_bytes = staging_bytes(&model->config);
+    memory->staging = malloc(memory->staging_bytes);
     model->layers = calloc((size_t)model->config.layers, sizeof(model->layers[0]));
     if (!memory->buffers || !memory->staging || !model->layers) {
         return status_fail(STATUS_EXHAUSTED, "model %s: no memory", model->config.name);
@@ -440,6 +225,9 @@ static status load_all(struct model *model, struct device *dev, const char *dir)
     }
     struct loader loader = {
         .dev = dev, .model = model, .memory = memory, .weights = memory->weights};
+    if (!st) {
+        st = reserve_packed(&loader);
+    }
     if (!st) {
         st = load_ends(&loader);
     }

@@ -8,9 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct device *open_device(enum dtype dtype)
+/* `max_isa`: "avx512" for weights by rows in bfloat16, too; NULL: what the machine has, which may
+ * be packed ones. */
+static struct device *open_device(enum dtype dtype, const char *max_isa)
 {
-    struct device_config config = {.dtype = dtype, .threads = 1};
+    struct device_config config = {.dtype = dtype, .threads = 1, .max_isa = max_isa};
     struct device *dev;
 
     CHECK_OK(device_open(&dev, "cpu", &config));
@@ -45,22 +47,24 @@ static void check_int8(const struct matrix *matrix, const char *name, int row, i
 }
 
 /* Matrix = rows and columns from (row, col) of the tensor, which has total_cols columns. */
-static void check_matrix(const struct matrix *matrix, enum dtype dtype, const char *name, int row,
+static void check_matrix(struct device *dev, const struct matrix *matrix, const char *name, int row,
                          int col, int total_cols)
 {
-    size_t element = dtype_bytes(dtype);
+    enum { MOST = 64 };
+    float values[MOST];
 
-    CHECK(matrix->stride == (size_t)matrix->cols || matrix->stride == (size_t)total_cols);
+    CHECK(matrix->cols <= MOST);
+    if (matrix->layout == MATRIX_ROWS) {
+        CHECK(matrix->stride == (size_t)matrix->cols || matrix->stride == (size_t)total_cols);
+    }
     if (matrix->scale) {
         check_int8(matrix, name, row, col, total_cols);
         return;
     }
-    for (int r = 0; r < matrix->rows; r++) {
+    for (int32_t r = 0; r < matrix->rows; r++) {
+        CHECK_OK(op_embed(dev, values, &r, 1, matrix, 0));
         for (int c = 0; c < matrix->cols; c++) {
-            size_t at = ((size_t)r * matrix->stride + (size_t)c) * element;
-            float value;
-            convert(&value, DTYPE_F32, (const char *)matrix->data + at, dtype, 1);
-            check_value(value, name, row + r, col + c, total_cols);
+            check_value(values[c], name, row + r, col + c, total_cols);
         }
     }
 }
@@ -80,7 +84,7 @@ static const char *layer_name(int layer, const char *name)
     return text;
 }
 
-static void check_layer(const struct model *model, enum dtype dtype, int layer)
+static void check_layer(struct device *dev, const struct model *model, int layer)
 {
     const struct layer_weights *w = &model->layers[layer];
     const struct split *s = &model->split;
@@ -96,46 +100,51 @@ static void check_layer(const struct model *model, enum dtype dtype, int layer)
     assert_int_equal(w->down.cols, s->mlp_columns);
     assert_int_equal(w->o.rows, TINY_HIDDEN);
     assert_int_equal(w->down.rows, TINY_HIDDEN);
-    check_matrix(&w->q, dtype, layer_name(layer, "self_attn.q_proj"), query, 0, TINY_HIDDEN);
-    check_matrix(&w->k, dtype, layer_name(layer, "self_attn.k_proj"), key, 0, TINY_HIDDEN);
-    check_matrix(&w->v, dtype, layer_name(layer, "self_attn.v_proj"), key, 0, TINY_HIDDEN);
-    check_matrix(&w->o, dtype, layer_name(layer, "self_attn.o_proj"), 0, query,
+    check_matrix(dev, &w->q, layer_name(layer, "self_attn.q_proj"), query, 0, TINY_HIDDEN);
+    check_matrix(dev, &w->k, layer_name(layer, "self_attn.k_proj"), key, 0, TINY_HIDDEN);
+    check_matrix(dev, &w->v, layer_name(layer, "self_attn.v_proj"), key, 0, TINY_HIDDEN);
+    check_matrix(dev, &w->o, layer_name(layer, "self_attn.o_proj"), 0, query,
                  TINY_QUERY_HEADS * TINY_HEAD_DIM);
-    check_matrix(&w->gate, dtype, layer_name(layer, "mlp.gate_proj"), s->mlp_first, 0, TINY_HIDDEN);
-    check_matrix(&w->up, dtype, layer_name(layer, "mlp.up_proj"), s->mlp_first, 0, TINY_HIDDEN);
-    check_matrix(&w->down, dtype, layer_name(layer, "mlp.down_proj"), 0, s->mlp_first, TINY_MLP);
+    check_matrix(dev, &w->gate, layer_name(layer, "mlp.gate_proj"), s->mlp_first, 0, TINY_HIDDEN);
+    check_matrix(dev, &w->up, layer_name(layer, "mlp.up_proj"), s->mlp_first, 0, TINY_HIDDEN);
+    check_matrix(dev, &w->down, layer_name(layer, "mlp.down_proj"), 0, s->mlp_first, TINY_MLP);
     check_norm(w->input_norm, layer_name(layer, "input_layernorm"));
     check_norm(w->attention_norm, layer_name(layer, "post_attention_layernorm"));
 }
 
-static void check_model(const struct model *model, enum dtype dtype, bool tied)
+static void check_model(struct device *dev, const struct model *model, bool tied)
 {
     const struct split *s = &model->split;
 
     for (int layer = 0; layer < TINY_LAYERS; layer++) {
-        check_layer(model, dtype, layer);
+        check_layer(dev, model, layer);
     }
     assert_int_equal(model->embed.rows, s->vocab_rows);
     assert_int_equal(model->lm_head.rows, s->vocab_rows);
     assert_int_equal(model->embed.cols, TINY_HIDDEN);
-    check_matrix(&model->embed, dtype, "model.embed_tokens.weight", s->vocab_first, 0, TINY_HIDDEN);
-    check_matrix(&model->lm_head, dtype, tied ? "model.embed_tokens.weight" : "lm_head.weight",
+    check_matrix(dev, &model->embed, "model.embed_tokens.weight", s->vocab_first, 0, TINY_HIDDEN);
+    check_matrix(dev, &model->lm_head, tied ? "model.embed_tokens.weight" : "lm_head.weight",
                  s->vocab_first, 0, TINY_HIDDEN);
     check_norm(model->final_norm, "model.norm.weight");
     CHECK(model->inv_freq[0] == 1.0f);
 }
 
-static void check_all_ranks(const char *dir, enum dtype dtype, int ranks, bool tied)
+static void check_ranks(struct device *dev, const char *dir, int ranks, bool tied)
 {
-    struct device *dev = open_device(dtype);
 
     for (int rank = 0; rank < ranks; rank++) {
         struct model *model;
         CHECK_OK(model_open(&model, dev, dir, rank, ranks));
-        check_model(model, dtype, tied);
+        check_model(dev, model, tied);
         model_close(model);
     }
     device_close(dev);
+}
+
+static void check_all_ranks(const char *dir, enum dtype dtype, int ranks, bool tied)
+{
+    check_ranks(open_device(dtype, "avx512"), dir, ranks, tied);
+    check_ranks(open_device(dtype, NULL), dir, ranks, tied);
 }
 
 static void test_each_rank_gets_its_slices_whatever_the_dtypes(void **state)
@@ -171,7 +180,7 @@ static void check_int8_model(const char *dir, enum dtype dtype, int rank, int ra
 
     CHECK_OK(device_open(&dev, "cpu", &config));
     CHECK_OK(model_open(&model, dev, dir, rank, ranks));
-    check_model(model, dtype, tied);
+    check_model(dev, model, tied);
     for (int layer = 0; layer < TINY_LAYERS; layer++) {
         const struct layer_weights *w = &model->layers[layer];
         bytes += int8_bytes(&w->q) + int8_bytes(&w->k) + int8_bytes(&w->v) + int8_bytes(&w->o) +
@@ -220,7 +229,7 @@ static void test_tied_embeddings_are_the_output_and_count_once(void **state)
 {
     struct tiny_options options = {.dtype = DTYPE_F32, .tied = true};
     char *dir = make_directory();
-    struct device *dev = open_device(DTYPE_F32);
+    struct device *dev = open_device(DTYPE_F32, NULL);
     struct model *model;
 
     (void)state;
@@ -240,7 +249,7 @@ static void test_an_equal_dtype_is_used_where_it_lies(void **state)
 {
     struct tiny_options options = {.dtype = DTYPE_BF16};
     char *dir = make_directory();
-    struct device *dev = open_device(DTYPE_BF16);
+    struct device *dev = open_device(DTYPE_BF16, "avx512");
     struct model *model;
 
     (void)state;
@@ -262,11 +271,11 @@ static void test_misaligned_data_are_copied(void **state)
     for (int i = 0; i < 2; i++) {
         struct tiny_options options = {.dtype = dtypes[i], .misaligned = true};
         char *dir = make_directory();
-        struct device *dev = open_device(dtypes[i]);
+        struct device *dev = open_device(dtypes[i], "avx512");
         struct model *model;
         write_tiny_model(dir, &options);
         CHECK_OK(model_open(&model, dev, dir, 0, 2));
-        check_model(model, dtypes[i], false);
+        check_model(dev, model, false);
         assert_int_equal(model->layers[0].o.stride, model->layers[0].o.cols);
         CHECK((uintptr_t)model->layers[0].o.data % dtype_bytes(dtypes[i]) == 0);
         model_close(model);
@@ -275,10 +284,67 @@ static void test_misaligned_data_are_copied(void **state)
     }
 }
 
+static size_t packed_bytes(struct device *dev, const struct matrix *m)
+{
+    CHECK(m->layout == MATRIX_PACKED && (uintptr_t)m->data % 64 == 0);
+    return op_packed_bytes(dev, m->rows, m->cols);
+}
+
+/* One after the other, in the order in which a step reads them, each of them once. */
+static void check_packed_model(struct device *dev, const char *dir, bool tied)
+{
+    struct model *model;
+    size_t bytes = (size_t)(2 * TINY_LAYERS + 1) * TINY_HIDDEN * sizeof(float);
+
+    CHECK_OK(model_open(&model, dev, dir, 1, 2));
+    check_model(dev, model, tied);
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        const struct layer_weights *w = &model->layers[layer];
+        const struct matrix *all[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down};
+        const char *next = w->q.data;
+
+        for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+            CHECK(all[i]->data == next);
+            next += packed_bytes(dev, all[i]);
+        }
+        bytes += (size_t)(next - (const char *)w->q.data);
+    }
+    bytes += packed_bytes(dev, &model->lm_head);
+    if (tied) {
+        CHECK(model->embed.data == model->lm_head.data);
+    } else {
+        CHECK(model->embed.layout == MATRIX_ROWS);
+        bytes += (size_t)model->embed.rows * TINY_HIDDEN * dtype_bytes(DTYPE_BF16);
+    }
+    assert_int_equal(model->bytes, bytes);
+    model_close(model);
+}
+
+static void test_packed_weights_lie_one_after_the_other(void **state)
+{
+    static const struct tiny_options files[] = {{.dtype = DTYPE_F32, .tied = true},
+                                                {.dtype = DTYPE_BF16, .tied = true},
+                                                {.dtype = DTYPE_BF16},
+                                                {.dtype = DTYPE_F16, .misaligned = true}};
+    struct device *dev = open_device(DTYPE_BF16, NULL);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        char *dir = make_directory();
+
+        write_tiny_model(dir, &files[i]);
+        if (op_packed_bytes(dev, 1, 1) > 0) {
+            check_packed_model(dev, dir, files[i].tied);
+        }
+        remove_directory(dir);
+    }
+    device_close(dev);
+}
+
 static void expect_refusal(const struct tiny_options *options, status code, const char *words)
 {
     char *dir = make_directory();
-    struct device *dev = open_device(DTYPE_F32);
+    struct device *dev = open_device(DTYPE_F32, NULL);
     struct model *model = NULL;
 
     write_tiny_model(dir, options);
@@ -386,7 +452,7 @@ static void expect_bad_index(const char *index, status code, const char *words)
 {
     struct tiny_options options = {.sharded = true};
     char *dir = make_directory();
-    struct device *dev = open_device(DTYPE_F32);
+    struct device *dev = open_device(DTYPE_F32, NULL);
     struct model *model = NULL;
 
     write_tiny_model(dir, &options);
@@ -418,7 +484,7 @@ static void test_an_index_that_lies_is_refused(void **state)
 static void test_a_directory_without_weights_says_so(void **state)
 {
     char *dir = make_directory();
-    struct device *dev = open_device(DTYPE_F32);
+    struct device *dev = open_device(DTYPE_F32, NULL);
     struct model *model;
 
     (void)state;
@@ -437,7 +503,7 @@ static void test_a_directory_without_weights_says_so(void **state)
 static void test_more_ranks_than_query_heads_are_refused(void **state)
 {
     char *dir = make_directory();
-    struct device *dev = open_device(DTYPE_F32);
+    struct device *dev = open_device(DTYPE_F32, NULL);
     struct model *model;
 
     (void)state;
@@ -476,7 +542,7 @@ static void test_the_bundled_models_load(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
-        struct device *dev = open_device(DTYPE_F32);
+        struct device *dev = open_device(DTYPE_F32, NULL);
         struct model *model;
         CHECK_OK(model_open(&model, dev, dirs[i], 1, 2));
         CHECK(model->bytes > 0);
@@ -494,6 +560,7 @@ int main(void)
         cmocka_unit_test(test_tied_embeddings_are_the_output_and_count_once),
         cmocka_unit_test(test_an_equal_dtype_is_used_where_it_lies),
         cmocka_unit_test(test_misaligned_data_are_copied),
+        cmocka_unit_test(test_packed_weights_lie_one_after_the_other),
         cmocka_unit_test(test_a_missing_or_misshapen_tensor_is_named),
         cmocka_unit_test(test_bias_and_quantization_tensors_are_refused_by_name),
         cmocka_unit_test(test_a_needed_tensor_of_integers_is_refused),
