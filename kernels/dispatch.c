@@ -153,10 +153,14 @@ void device_graph_free(struct device *dev, struct device_graph *graph)
     }
 }
 
-static int matrix_valid(const struct matrix *m)
+static int matrix_valid(const struct device *dev, const struct matrix *m)
 {
-    return m->data && m->rows > 0 && m->cols > 0 &&
-           (m->layout == MATRIX_PACKED ? !m->scale : m->stride >= (size_t)m->cols);
+    if (!m->data || m->rows <= 0 || m->cols <= 0) {
+        return 0;
+    }
+    return m->layout == MATRIX_PACKED
+               ? !m->scale && dev->backend->packed_bytes(dev, m->rows, m->cols) > 0
+               : m->stride >= (size_t)m->cols;
 }
 
 static int head_dim_valid(int head_dim)
@@ -172,7 +176,7 @@ static int groups_valid(int q_heads, int kv_heads)
 status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
                 const struct matrix *table, int first_id)
 {
-    assert(n >= 0 && first_id >= 0 && matrix_valid(table) && !table->scale);
+    assert(n >= 0 && first_id >= 0 && matrix_valid(dev, table) && !table->scale);
     return dev->backend->embed(dev, out, ids, n, table, first_id);
 }
 
@@ -186,7 +190,7 @@ status op_rmsnorm(struct device *dev, void *out, const float *x, const float *we
 status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                  const struct matrix *w, int rows)
 {
-    assert(rows >= 0 && matrix_valid(w));
+    assert(rows >= 0 && matrix_valid(dev, w));
     assert(out_dtype == DTYPE_F32 || out_dtype == dev->dtype);
     return dev->backend->linear(dev, out, out_dtype, x, w, rows);
 }
@@ -194,14 +198,14 @@ status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void
 status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                       const struct matrix *w, int rows)
 {
-    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(w));
+    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(dev, w));
     assert(out_dtype == DTYPE_F32 || out_dtype == dev->dtype);
     return dev->backend->linear_rows(dev, out, out_dtype, x, w, rows);
 }
 
 status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w)
 {
-    assert(out && scale && matrix_valid(w) && !w->scale && w->layout == MATRIX_ROWS);
+    assert(out && scale && matrix_valid(dev, w) && !w->scale && w->layout == MATRIX_ROWS);
     return dev->backend->quantize(dev, out, scale, w);
 }
 
@@ -213,7 +217,7 @@ size_t op_packed_bytes(const struct device *dev, int rows, int cols)
 
 status op_pack(struct device *dev, void *out, const struct matrix *w)
 {
-    assert(out && matrix_valid(w) && !w->scale && w->layout == MATRIX_ROWS);
+    assert(out && matrix_valid(dev, w) && !w->scale && w->layout == MATRIX_ROWS);
     assert(op_packed_bytes(dev, w->rows, w->cols) > 0);
     return dev->backend->pack(dev, out, w);
 }
@@ -221,14 +225,14 @@ status op_pack(struct device *dev, void *out, const struct matrix *w)
 status op_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
                      const struct matrix *w, int rows)
 {
-    assert(rows >= 0 && matrix_valid(w) && sum != scratch);
+    assert(rows >= 0 && matrix_valid(dev, w) && sum != scratch);
     return dev->backend->linear_add(dev, sum, scratch, x, w, rows);
 }
 
 status op_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
                           const struct matrix *w, int rows)
 {
-    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(w) && sum != scratch);
+    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && matrix_valid(dev, w) && sum != scratch);
     return dev->backend->linear_rows_add(dev, sum, scratch, x, w, rows);
 }
 

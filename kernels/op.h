@@ -53,7 +53,7 @@ status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
 status op_rmsnorm(struct device *dev, void *out, const float *x, const float *weight, int rows,
                   int cols, float eps);
 
-/* out = x w^T for a chunk of one prompt: the library's GEMM, any number of rows.
+/* out = x w^T for a chunk of one prompt, any number of rows.
  * out (rows, w->rows) act or float32 as `out_dtype` says; x (rows, w->cols) act. */
 status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                  const struct matrix *w, int rows);
@@ -74,13 +74,14 @@ status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const
  */
 status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
 
-/* Bytes of a weight of act as op_pack() lays it out; 0: this device wants it by rows.  Of rows a
- * multiple of OP_PACK_ROWS it is where the next rows follow. */
+/* Bytes of a weight of act as op_pack() lays it out, or 0: this device wants weights by rows.  Rows
+ * may be packed a multiple of OP_PACK_ROWS at a time: op_packed_bytes() of those before is where
+ * the next ones go. */
 size_t op_packed_bytes(const struct device *dev, int rows, int cols);
 
-/* w, of act by rows, in the layout in which op_linear() and op_linear_rows() are fastest, and give
- * a row the same bits, in any company; op_embed() takes it, too.  out (op_packed_bytes()), aligned
- * to 64 bytes. */
+/* w, by rows, in the layout of this device: op_linear(), op_linear_rows() and op_embed() take both,
+ * but the products are faster, and op_linear() gives a row the bits that op_linear_rows() does.
+ * out (op_packed_bytes()) is aligned to 64 bytes. */
 status op_pack(struct device *dev, void *out, const struct matrix *w);
 
 /* sum (rows, w->rows) float32 += x w^T, as op_linear() and op_linear_rows(); `scratch` is as

@@ -1,12 +1,12 @@
 /*
  * model.h - one rank's weights.
  *
- * The files stay mapped; a weight whose dtype is the device's is used where it lies in the
- * file, without a copy, and only this rank's rows or columns are ever touched.  Others are
- * converted once into device memory.  Where the device has weights in int8, they are made so once,
- * and of the files only the embedding stays mapped and read.  Rotary tables of old files are
- * ignored; tensors that the configuration has no place for (bias, quantization, more layers, ...)
- * are refused by name.
+ * The files stay mapped, and only this rank's rows or columns are ever touched.  A weight whose
+ * dtype and layout are the device's is used where it lies in the file, without a copy; others are
+ * converted once, at load, into device memory.  Where the device packs weights or has them in int8,
+ * all matrices become copies, but for an embedding that is not also such an output.  Rotary
+ * tables of old files are ignored; tensors that the configuration has no place for (bias,
+ * quantization, more layers, ...) are refused by name.
  */
 #ifndef WORKER_MODEL_H
 #define WORKER_MODEL_H
@@ -32,7 +32,7 @@ struct model {
     const float *final_norm;
     const float *inv_freq; /* (head_dim / 2) */
     struct layer_weights *layers;
-    size_t bytes;                /* of this rank's weights, mapped or converted */
+    size_t bytes;                /* of this rank's weights, mapped or copied */
     struct model_memory *memory; /* what model_close() gives back */
 };
 

@@ -169,6 +169,9 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
 status cpu_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
                       const struct matrix *w, int rows)
 {
+    if (w->layout == MATRIX_PACKED && rows > 0) {
+        return linear_packed_add(dev, sum, x, w, rows);
+    }
     status st = cpu_linear(dev, scratch, DTYPE_F32, x, w, rows);
 
     return st ? st : cpu_add(dev, sum, scratch, (size_t)rows * (size_t)w->rows);

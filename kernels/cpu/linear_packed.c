@@ -15,7 +15,7 @@ struct packed_job {
     const bf16 *x;
     const struct matrix *w;
     void *out;
-    bool wide;
+    bool wide, add;
     int rows, blocks, pairs, panels, threads;
     const uint32_t *packed_x; /* (pairs, rows), block after block */
     int next;                 /* panel that no thread has taken */
@@ -140,6 +140,7 @@ static void multiply_part(const struct packed_job *job, float *sums, int panel, 
         .features = rest < PACKED_FEATURES ? rest : PACKED_FEATURES,
         .pairs = part_pairs(job, pair),
         .wide = job->wide,
+        .add = job->add,
         .first = pair == 0,
         .last = pair + PACKED_PAIRS >= job->pairs,
     };
@@ -204,23 +205,21 @@ static size_t sums_words(const struct packed_job *job)
     return job->pairs > PACKED_PAIRS ? (size_t)block_first(job, job->blocks) * PACKED_FEATURES : 0;
 }
 
-status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
-                     const struct matrix *w, int rows)
+/* Of `job` the output is known: where it goes, and how. */
+static status run_job(struct packed_job *job, struct device *dev, const bf16 *x,
+                      const struct matrix *w, int rows)
 {
-    struct packed_job job = {
-        .kernels = cpu_device(dev)->isa->linear_packed,
-        .x = x,
-        .w = w,
-        .out = out,
-        .wide = out_dtype == DTYPE_F32,
-        .rows = rows,
-        .blocks = (rows + PACKED_ROWS - 1) / PACKED_ROWS,
-        .pairs = (int)pairs_of(w->cols),
-        .panels = panels_of(w->rows),
-        .threads = cpu_threads(dev, cpu_packed_bytes(dev, w->rows, w->cols), MIN_BYTES),
-    };
-    size_t own = sums_words(&job), all = own * (size_t)job.threads;
-    size_t x_words = (size_t)block_first(&job, job.blocks) * (size_t)job.pairs + LINE_WORDS;
+    job->kernels = cpu_device(dev)->isa->linear_packed;
+    job->x = x;
+    job->w = w;
+    job->rows = rows;
+    job->blocks = (rows + PACKED_ROWS - 1) / PACKED_ROWS;
+    job->pairs = (int)pairs_of(w->cols);
+    job->panels = panels_of(w->rows);
+    job->threads = cpu_threads(dev, cpu_packed_bytes(dev, w->rows, w->cols), MIN_BYTES);
+
+    size_t own = sums_words(job), all = own * (size_t)job->threads;
+    size_t x_words = (size_t)block_first(job, job->blocks) * (size_t)job->pairs + LINE_WORDS;
     bool as_it_lies = rows == 1 && w->cols % 2 == 0;
     void *memory;
     status st = cpu_workspace(dev, &memory, (all + x_words) * sizeof(uint32_t));
@@ -229,16 +228,32 @@ status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const 
         return st;
     }
     uint32_t *packed_x = (uint32_t *)memory + all;
-    job.packed_x = as_it_lies ? (const uint32_t *)x : packed_x;
-#pragma omp parallel num_threads(job.threads) if (job.threads > 1)
+    job->packed_x = as_it_lies ? (const uint32_t *)x : packed_x;
+#pragma omp parallel num_threads(job->threads) if (job->threads > 1)
     {
         if (!as_it_lies) {
 #pragma omp for schedule(static)
-            for (int block = 0; block < job.blocks; block++) {
-                pack_block(&job, packed_x, block);
+            for (int block = 0; block < job->blocks; block++) {
+                pack_block(job, packed_x, block);
             }
         }
-        work_on_panels(&job, (float *)memory + (size_t)omp_get_thread_num() * own);
+        work_on_panels(job, (float *)memory + (size_t)omp_get_thread_num() * own);
     }
     return STATUS_OK;
+}
+
+status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
+                     const struct matrix *w, int rows)
+{
+    struct packed_job job = {.out = out, .wide = out_dtype == DTYPE_F32};
+
+    return run_job(&job, dev, x, w, rows);
+}
+
+status linear_packed_add(struct device *dev, float *sum, const bf16 *x, const struct matrix *w,
+                         int rows)
+{
+    struct packed_job job = {.out = sum, .wide = true, .add = true};
+
+    return run_job(&job, dev, x, w, rows);
 }

@@ -38,6 +38,7 @@ struct packed_tile {
     int block_rows; /* packed */
     int rows, features, pairs;
     bool wide;        /* out is float32 */
+    bool add;         /* and added to */
     bool first, last; /* part */
 };
 
@@ -51,9 +52,11 @@ struct linear_packed_kernels {
 
 extern const struct linear_packed_kernels linear_packed_avx512_bf16;
 
-/* op_linear() and op_linear_rows() for a packed w. */
+/* op_linear() and op_linear_rows() for a packed w, and the same added to what `sum` holds. */
 status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
                      const struct matrix *w, int rows);
+status linear_packed_add(struct device *dev, float *sum, const bf16 *x, const struct matrix *w,
+                         int rows);
 
 /* Row `row` of a packed matrix, widened. */
 void linear_packed_row(float *out, const struct matrix *w, size_t row);

@@ -64,6 +64,9 @@ static inline void store_out(const struct packed_tile *t, int row, int v, vec su
     size_t at = (size_t)row * t->out_stride + (size_t)(v * VEC_LANES);
     __mmask16 lanes = left >= VEC_LANES ? 0xffff : left <= 0 ? 0 : vec_first_lanes(left);
 
+    if (t->add) {
+        sum = vec_add(_mm512_maskz_loadu_ps(lanes, (const float *)t->out + at), sum);
+    }
     if (t->wide) {
         _mm512_mask_storeu_ps((float *)t->out + at, lanes, sum);
     } else {
