@@ -205,6 +205,8 @@ static status put_staged(struct loader *loader, const struct linear *to, const c
     char *staging = loader->memory->staging;
     size_t cols = (size_t)part->cols, stride = (size_t)part->total_cols * dtype_bytes(source);
     size_t row = cols * dtype_bytes(act);
+
+    assert(row > 0);
     size_t block = loader->memory->staging_bytes / row / OP_PACK_ROWS * OP_PACK_ROWS;
     struct matrix w = {.data = staging, .cols = part->cols, .stride = cols};
     status st = STATUS_OK;
@@ -292,6 +294,7 @@ status loader_linear(struct loader *loader, struct matrix *out, const char *name
     if (st) {
         return st;
     }
+    assert(tensor);
     st = device_int8_weights(loader->dev) ? load_int8(loader, out, tensor, part)
                                           : load_packed(loader, out, tensor, part);
     return st ? status_note(st, "tensor %s", name) : STATUS_OK;

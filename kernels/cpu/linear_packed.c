@@ -253,7 +253,8 @@ status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const 
 status linear_packed_add(struct device *dev, float *sum, const bf16 *x, const struct matrix *w,
                          int rows)
 {
-    struct packed_job job = {.out = sum, .wide = true, .add = true};
+    struct packed_job job = {.wide = true, .add = true};
 
+    job.out = sum;
     return run_job(&job, dev, x, w, rows);
 }
