@@ -243,6 +243,42 @@ static void test_a_row_of_packed_weights_has_the_same_bits_in_any_company(void *
     }
 }
 
+/* Whole panels first, as a loader with little room does it. */
+static void check_pieces(struct device *dev, int n, int k)
+{
+    uint64_t seed = 5;
+    struct act w = act_random(DTYPE_BF16, (size_t)n * (size_t)k, 1.0f, &seed);
+    struct matrix piece = {.data = w.act, .rows = n, .cols = k, .stride = (size_t)k};
+    struct matrix whole = act_packed(dev, &piece);
+    size_t bytes = op_packed_bytes(dev, n, k);
+    char *pieces = aligned_alloc(64, bytes);
+
+    CHECK(pieces);
+    for (int first = 0; first < n; first += 2 * OP_PACK_ROWS) {
+        piece.data = (const char *)w.act + (size_t)first * (size_t)k * dtype_bytes(DTYPE_BF16);
+        piece.rows = n - first < 2 * OP_PACK_ROWS ? n - first : 2 * OP_PACK_ROWS;
+        CHECK_OK(op_pack(dev, pieces + op_packed_bytes(dev, first, k), &piece));
+    }
+    CHECK(memcmp(pieces, whole.data, bytes) == 0);
+    free(pieces);
+    act_packed_free(&whole);
+    act_free(&w);
+}
+
+static void test_weights_may_be_packed_in_pieces(void **state)
+{
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        struct device *dev = act_device(&variants[v], 2);
+
+        if (op_packed_bytes(dev, 1, 1) > 0) {
+            check_pieces(dev, 150, 77);
+            check_pieces(dev, 128, 64);
+        }
+        device_close(dev);
+    }
+}
+
 /* More shapes on one device than the library's primitives are kept for. */
 static void test_many_shapes_in_turn_stay_right(void **state)
 {
@@ -279,6 +315,7 @@ int main(void)
         cmocka_unit_test(test_products_are_added_to_what_is_there),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_company),
         cmocka_unit_test(test_a_row_of_packed_weights_has_the_same_bits_in_any_company),
+        cmocka_unit_test(test_weights_may_be_packed_in_pieces),
         cmocka_unit_test(test_many_shapes_in_turn_stay_right),
     };
 
