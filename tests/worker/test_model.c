@@ -29,19 +29,25 @@ static void check_value(float value, const char *name, int row, int col, int tot
 }
 
 /* To half a step, and what rounding it takes to say so. */
+static void check_rounded(float value, float scale, const char *name, int row, int col,
+                          int total_cols)
+{
+    float expected = small_value(name, (size_t)row * (size_t)total_cols + (size_t)col);
+
+    if (!(fabsf(value - expected) <= 0.5001f * scale)) {
+        fail_msg("%s [%d, %d]: %g for %g", name, row, col, value, expected);
+    }
+}
+
 static void check_int8(const struct matrix *matrix, const char *name, int row, int col,
                        int total_cols)
 {
     for (int r = 0; r < matrix->rows; r++) {
-        for (int c = 0; c < matrix->cols; c++) {
-            size_t at = (size_t)r * matrix->stride + (size_t)c;
-            float value = (float)((const int8_t *)matrix->data)[at] * matrix->scale[r];
-            float expected =
-                small_value(name, (size_t)(row + r) * (size_t)total_cols + (size_t)(col + c));
+        const int8_t *data = (const int8_t *)matrix->data + (size_t)r * matrix->stride;
+        float scale = matrix->scale[r];
 
-            if (!(fabsf(value - expected) <= 0.5001f * matrix->scale[r])) {
-                fail_msg("%s [%d, %d]: %g for %g", name, row + r, col + c, value, expected);
-            }
+        for (int c = 0; c < matrix->cols; c++) {
+            check_rounded((float)data[c] * scale, scale, name, row + r, col + c, total_cols);
         }
     }
 }
@@ -131,7 +137,6 @@ static void check_model(struct device *dev, const struct model *model, bool tied
 
 static void check_ranks(struct device *dev, const char *dir, int ranks, bool tied)
 {
-
     for (int rank = 0; rank < ranks; rank++) {
         struct model *model;
         CHECK_OK(model_open(&model, dev, dir, rank, ranks));
