@@ -51,6 +51,34 @@ static void weights_close(struct weights *w)
     act_free(&w->act);
 }
 
+/* Row r is off by half a step at most, and its largest weight is 127 steps. */
+static void check_rounded_row(const struct weights *w, struct shape s, int r)
+{
+    const float *row = w->act.f32 + (size_t)r * w->before.stride;
+    float largest = 0.0f;
+
+    for (int c = 0; c < s.k; c++) {
+        float error = fabsf(w->means[r * s.k + c] - row[c]);
+
+        largest = fmaxf(largest, fabsf(row[c]));
+        CHECK(error <= 0.50002f * w->scale[r]);
+    }
+    CHECK(w->scale[r] == largest / 127.0f);
+}
+
+static void check_rounding(const struct variant *variant, struct shape s)
+{
+    struct device *dev = act_device(variant, 2);
+    struct weights w;
+
+    weights_open(&w, dev, variant->dtype, s);
+    for (int r = 0; r < s.n; r++) {
+        check_rounded_row(&w, s, r);
+    }
+    weights_close(&w);
+    device_close(dev);
+}
+
 static void test_a_weight_is_off_by_half_a_step_of_its_row_at_most(void **state)
 {
     const struct shape shapes[] = {{0, 1, 1, 0}, {0, 3, 17, 1}, {0, 33, 70, 6}, {0, 5, 1000, 0}};
@@ -58,25 +86,7 @@ static void test_a_weight_is_off_by_half_a_step_of_its_row_at_most(void **state)
     (void)state;
     for (int v = 0; v < n_variants; v++) {
         for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
-            struct device *dev = act_device(&variants[v], 2);
-            struct shape s = shapes[i];
-            struct weights w;
-
-            weights_open(&w, dev, variants[v].dtype, s);
-            for (int r = 0; r < s.n; r++) {
-                const float *row = w.act.f32 + (size_t)r * w.before.stride;
-                float largest = 0.0f;
-
-                for (int c = 0; c < s.k; c++) {
-                    float error = fabsf(w.means[r * s.k + c] - row[c]);
-
-                    largest = fmaxf(largest, fabsf(row[c]));
-                    CHECK(error <= 0.50002f * w.scale[r]);
-                }
-                CHECK(w.scale[r] == largest / 127.0f);
-            }
-            weights_close(&w);
-            device_close(dev);
+            check_rounding(&variants[v], shapes[i]);
         }
     }
 }
