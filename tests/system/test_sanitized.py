@@ -25,8 +25,9 @@ METHODS = [full(), fastkv(), api.Compression(method=api.METHOD_H2O),
            api.Compression(method=api.METHOD_ADAKV)]
 
 
-def environment(reports):
+def environment(reports, collectives):
     return {
+        "WINNOW_COLLECTIVES": collectives,  # read by the workers; tcp has a thread of its own
         "OMP_WAIT_POLICY": "passive",  # four workers of two threads may have two cores
         "ASAN_OPTIONS": f"log_path={reports}/asan:exitcode=66:detect_leaks=1",
         "UBSAN_OPTIONS": f"log_path={reports}/ubsan:print_stacktrace=1:halt_on_error=0",
@@ -78,14 +79,15 @@ class Load:
             return error.code().name
 
 
+@pytest.mark.parametrize("collectives", ["auto", "tcp"])
 @pytest.mark.parametrize("kind", ["asan", "tsan"])
-def test_nothing_is_reported_under_load(kind, tmp_path, needle_cases):
+def test_nothing_is_reported_under_load(kind, collectives, tmp_path, needle_cases):
     build = ROOT / f"build-{kind}"
     if not (build / "bin" / "winnow-worker").exists():
         pytest.skip(f"there is no {build.name}/: tests/run.sh sanitized makes it")
     options = ["--tp", "2", "--http", "127.0.0.1:0", "--heartbeat-timeout-ms", "30000", "--threads", "2"]
     with Service(MODELS / "needle-tiny", workers=4, dtype="float32", options=options, build=build,
-                 env=environment(tmp_path)) as service:
+                 env=environment(tmp_path, collectives)) as service:
         load = Load(service, service.tokenize(needle_cases[512][0]["prompt"]))
         begin, kills = time.monotonic(), 0
         while load.alive():
