@@ -117,7 +117,7 @@ enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]) };
 
 static void bench_linear(struct bench *b)
 {
-    const int counts[] = {CHUNK, 256, 64};
+    const int counts[] = {CHUNK, CHUNK / 2, 64};
 
     printf("  op_linear           rows  GFLOP/s   of peak\n");
     for (int s = 0; s < SHAPES; s++) {
