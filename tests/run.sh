@@ -170,7 +170,7 @@ part_goldens() {
         goldens tests/goldens/data --tp 1,2,4
     fi
     goldens tests/goldens/data --tp "$([ -n "$all" ] && echo 1,2,4 || echo 2)" --dtype bfloat16 \
-        --method full fastkv
+        --method full fastkv adakv fastgen
     goldens_on_emulated_gpu
 }
 part_sanitized() {
