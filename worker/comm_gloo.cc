@@ -1,11 +1,15 @@
 /*
- * comm_gloo.cc - the collectives over gloo's unbound buffers, for ranks on several hosts.
+ * comm_gloo.cc - the collectives over TCP, for ranks on several hosts.
  *
- * gloo's own collectives cannot be aborted and sum in the order of their algorithm, so this
- * file uses its transport only: every rank exchanges directly with every other.  Short vectors
- * are sent whole and summed by everybody; long ones are summed by segments, one a rank, which
- * are then distributed.  Both form each element once, in rank order.
+ * Every rank exchanges directly with every other.  Short vectors are sent whole, over connections
+ * of our own (comm_direct.h), and summed by everybody; long ones are summed by segments, one a
+ * rank, which are then distributed.  Both form each element once, in rank order.
+ *
+ * Long vectors go through gloo's unbound buffers, whose thread moves them beside the computation.
+ * gloo's own collectives cannot be aborted and sum in the order of their algorithm, so they are not
+ * used.
  */
+#include "worker/comm_direct.h"
 #include "worker/comm_transport.h"
 
 #include <algorithm>
@@ -92,6 +96,11 @@ class RelayedStore : public gloo::rendezvous::Store
 };
 
 struct Group {
+    Group() = default;
+    Group(const Group &) = delete;
+    Group &operator=(const Group &) = delete;
+    ~Group() { direct_close(direct); }
+
     int rank = 0;
     int size = 1;
     std::chrono::milliseconds timeout{0}; /* of one message */
@@ -100,8 +109,10 @@ struct Group {
     std::vector<uint64_t> sent;     /* messages to each peer so far: names the next one */
     std::vector<uint64_t> received; /* likewise from each peer */
     std::vector<float> staging;
-    std::atomic<int> waits_for{0}; /* the peer whose message is awaited */
-    std::mutex mutex;              /* guards what follows */
+    struct direct *direct = nullptr;
+    std::atomic<bool> in_direct{false}; /* it is what waits */
+    std::atomic<int> waits_for{0};      /* else the peer whose message is awaited */
+    std::mutex mutex;                   /* guards what follows */
     std::vector<Buffer *> active;
     bool aborted = false;
 };
@@ -188,42 +199,28 @@ struct Members {
     int count;
 };
 
+void exchange_whole(Group *c, Members m, void *all, size_t bytes)
+{
+    c->in_direct = true;
+    status st = direct_exchange(c->direct, m.first, m.count, all, bytes);
+    if (st) {
+        throw Failed(status_text());
+    }
+    c->in_direct = false;
+}
+
 /* Everybody sends all of x to everybody and adds up what came, in rank order. */
 void reduce_whole(Group *c, Members m, float *x, size_t n, int max)
 {
-    Exchange exchange(c);
-    float *others = staging(c, n * (static_cast<size_t>(m.count) + 1));
-    float *sum = others + n * static_cast<size_t>(m.count);
-    std::vector<Message> in(static_cast<size_t>(m.count));
-    std::vector<Message> out;
+    const auto count = static_cast<size_t>(m.count);
+    float *all = staging(c, n * count);
 
-    for (int i = 0; i < m.count; i++) {
-        if (m.first + i != c->rank) {
-            in[static_cast<size_t>(i)] = exchange.receive(
-                m.first + i, others + static_cast<size_t>(i) * n, n * sizeof(float));
-        }
+    memcpy(all + static_cast<size_t>(c->rank - m.first) * n, x, n * sizeof(float));
+    exchange_whole(c, m, all, n * sizeof(float));
+    memcpy(x, all, n * sizeof(float));
+    for (size_t i = 1; i < count; i++) {
+        comm_add(x, all + i * n, n, max);
     }
-    for (int i = 0; i < m.count; i++) {
-        if (m.first + i != c->rank) {
-            out.push_back(exchange.send(m.first + i, x, n * sizeof(float)));
-        }
-    }
-    for (int i = 0; i < m.count; i++) {
-        const float *part = x;
-        if (in[static_cast<size_t>(i)].buffer) {
-            exchange.wait_received(in[static_cast<size_t>(i)]);
-            part = others + static_cast<size_t>(i) * n;
-        }
-        if (i == 0) {
-            memcpy(sum, part, n * sizeof(float));
-        } else {
-            comm_add(sum, part, n, max);
-        }
-    }
-    for (const Message &message : out) {
-        exchange.wait_sent(message);
-    }
-    memcpy(x, sum, n * sizeof(float));
 }
 
 /* First half of reduce_segments: this rank's segment of x becomes the sum. */
@@ -305,6 +302,10 @@ void gather(Group *c, char *out, const char *in, size_t bytes)
     std::vector<Message> sent;
 
     memcpy(out + static_cast<size_t>(c->rank) * bytes, in, bytes);
+    if (bytes <= COMM_WHOLE_LIMIT * sizeof(float)) {
+        exchange_whole(c, {0, c->size}, out, bytes);
+        return;
+    }
     for (int peer = 0; peer < c->size; peer++) {
         if (peer != c->rank) {
             received.push_back(
@@ -366,6 +367,9 @@ void connect(Group *c, const comm_config *config)
     /* Peers that cannot be reached are given up early: a connection cannot be aborted. */
     c->context->setTimeout(std::chrono::milliseconds(std::min(config->timeout_ms, CONNECT_MS)));
     c->context->connectFullMesh(store, c->device);
+    if (direct_open(&c->direct, config, CONNECT_MS)) {
+        throw Failed(status_text());
+    }
 }
 
 status gloo_reduce(void *self, int first, int count, float *x, size_t n, int max)
@@ -393,6 +397,7 @@ status gloo_gather(void *self, void *out, const void *in, size_t bytes)
 void gloo_abort(void *self)
 {
     auto *c = static_cast<Group *>(self);
+    direct_abort(c->direct);
     std::lock_guard<std::mutex> lock(c->mutex);
     c->aborted = true;
     for (Buffer *buffer : c->active) {
@@ -403,7 +408,8 @@ void gloo_abort(void *self)
 
 int gloo_waits_for(const void *self)
 {
-    return static_cast<const Group *>(self)->waits_for;
+    const auto *c = static_cast<const Group *>(self);
+    return c->in_direct ? direct_waits_for(c->direct) : c->waits_for.load();
 }
 
 void gloo_close(void *self)

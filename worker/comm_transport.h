@@ -1,6 +1,6 @@
 /*
  * comm_transport.h - what carries the collectives of comm.h: NCCL where each rank has a GPU, shared
- * memory where all ranks are on one host, gloo's TCP otherwise.
+ * memory where all ranks are on one host, TCP otherwise (gloo, and short messages beside it).
  *
  * comm.c is the only caller.  It answers groups of one rank itself, so a transport always has
  * peers.  The rules of comm.h hold for each function.

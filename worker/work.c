@@ -1,6 +1,7 @@
 #include "worker/work.h"
 
 #include "common/slices.h"
+#include "worker/comm_transport.h"
 
 /* Elements of the matrices of a layer. */
 struct sizes {
@@ -26,10 +27,12 @@ static struct sizes sizes_of(const struct model_config *model)
 static void add_collectives(struct work *work, const struct work_config *config, double n,
                             double floats)
 {
-    if (config->ranks > 1) {
+    double peers = config->ranks - 1;
+
+    if (peers > 0) {
         work->collectives += n;
-        work->collective_bytes +=
-            n * floats * (double)sizeof(float) * 2 * (config->ranks - 1) / config->ranks;
+        work->collective_bytes += n * floats * (double)sizeof(float) *
+                                  (floats <= COMM_WHOLE_LIMIT ? peers : 2 * peers / config->ranks);
     }
 }
 

@@ -4,7 +4,8 @@
  *
  * Bytes are what must move if every cache were perfect: a chunk reads the weights of its layer
  * once, attention its keys and values once a chunk, the residual stream is read and written four
- * times a layer.  Collectives count what leaves a rank: 2 (P - 1) / P of the vector.
+ * times a layer.  Collectives count what leaves a rank, without headers: P - 1 times a vector that
+ * is sent whole (up to COMM_WHOLE_LIMIT floats), 2 (P - 1) / P of a longer one.
  */
 #ifndef WORKER_WORK_H
 #define WORKER_WORK_H

@@ -31,6 +31,7 @@ BUILD = Path(os.environ.get("WINNOW_BUILD", ROOT / "build"))
 SHARE = 0.4        # of a core for each host of `groups`
 LENGTH = 3072      # of a prompt
 NEW = 33           # tokens of an answer
+SHORT, ANSWER = 64, 256  # the same where bytes of tokens are counted
 RATES = (0, 10e9, 2.5e9, 1e9)
 DELAYS = ((1e9, 0.0), (1e9, 0.5e-3), (1e9, 2e-3))
 CONFIG = ROOT / "tests" / "models" / "rows" / "configs" / "llama-3.1-8b-instruct.json"
@@ -88,12 +89,19 @@ class Cluster:
             return json.loads((Path(folder) / "r.json").read_text())
 
     def exchanges(self):
-        """Seconds that the first worker waited for collectives, and that these took; bytes it sent."""
+        """Seconds that the first worker waited for collectives, and that these took."""
         text = self._on(self.hosts[1], sys.executable, "-c", "from urllib.request import urlopen; "
                         "print(urlopen('http://127.0.0.1:8602/metrics').read().decode())")
         values = [float(re.search(rf"^winnow:worker_{name}_seconds_total\S* (\S+)", text, re.M)[1])
                   for name in ("collective", "exchange")] if "exchange" in text else [0.0, 0.0]
-        return (*values, self.hosts[1].sent_bytes())
+        return values
+
+    def sent_for(self, command, method, length, *words):
+        """Bytes of the frames that the first worker sends for a request, and of their headers."""
+        before = self.hosts[1].sent()
+        self.bench(command, "--methods", method, "--lengths", length, "--num-runs", 1,
+                   "--num-warmups", 0, *words)
+        return [b - a for a, b in zip(before, self.hosts[1].sent())]
 
 
 @contextlib.contextmanager
@@ -131,18 +139,15 @@ def measure_point(service, method, runs=3):
     """A method's prompts and its answers, and how much of the exchanges was waited for."""
     before = service.exchanges()
     first = service.bench("prefill", "--methods", method, "--lengths", LENGTH, "--num-runs", runs)
-    middle = service.exchanges()
+    after = service.exchanges()
     whole = service.bench("e2e", "--methods", method, "--lengths", LENGTH, "--num-runs", 1,
                           "--num-warmups", 0, "--output-len", NEW)
-    after = service.exchanges()
-    waited, took, sent = (b - a for a, b in zip(before, middle))
-    last = [b - a for a, b in zip(middle, after)]
     n = runs + 1  # with the warm-up
+    waited, took = ((b - a) / n for a, b in zip(before, after))
     return {"method": method, "prefill_ms": mean(first["results"][0]["prefill_ms"]),
-            "waited_ms": 1e3 * waited / n, "exchange_ms": 1e3 * took / n,
-            "hidden": 1 - waited / took if took else None, "prefill_bytes": sent / n,
-            "decode_ms": mean(whole["results"][0]["decode_ms"]) / (NEW - 1),
-            "decode_bytes": (last[2] - sent / n) / (NEW - 1)}
+            "waited_ms": 1e3 * waited, "exchange_ms": 1e3 * took,
+            "hidden": 1 - waited / took if took else None,
+            "decode_ms": mean(whole["results"][0]["decode_ms"]) / (NEW - 1)}
 
 
 def measure_ranks(folder, options):
@@ -168,11 +173,16 @@ def measure_bytes(folder, options):
         predicted = plan(folder, LENGTH, ranks)
         with cluster(folder, ranks, ranks, cores=(0, 1), wire=True) as (service, _):
             for method in options.methods:
-                got = measure_point(service, method, 1)
+                service.sent_for("prefill", method, LENGTH)  # warms up
+                few, more = (service.sent_for("e2e", method, SHORT, "--output-len", n)
+                             for n in (2, 2 + ANSWER))
+                sent = {"prefill": service.sent_for("prefill", method, LENGTH),
+                        "decode": [(b - a) / ANSWER for a, b in zip(few, more)]}
                 entry = {"ranks": ranks, "method": method}
-                for phase, sent in (("prefill", got["prefill_bytes"]), ("decode", got["decode_bytes"])):
+                for phase, (frames, headers) in sent.items():
                     count = predicted[method, phase]["collective_bytes"]
-                    entry[phase] = {"predicted": count, "sent": sent, "ratio": sent / count}
+                    entry[phase] = {"predicted": count, "sent": frames - headers, "headers": headers,
+                                    "ratio": (frames - headers) / count, "with_headers": frames / count}
                 out.append(entry)
                 print(entry, file=sys.stderr)
     return out
@@ -229,6 +239,12 @@ def point_cells(p):
             f"{100 * p['waited_ms'] / p['prefill_ms']:.0f} %", hidden, f"{p['decode_ms']:.1f}"]
 
 
+def bytes_cells(b, unit):
+    numbers = [f"{b[name] / (1e6 if unit == 'MB' else 1e3):.1f} {unit}"
+               for name in ("predicted", "sent", "headers")]
+    return [*numbers[:2], f"{b['ratio']:.3f}", numbers[2], f"{b['with_headers']:.3f}"]
+
+
 POINT = ["method", "prefill ms", "in collectives ms", "waited ms", "of the prefill", "hidden",
          "decode ms a token"]
 
@@ -242,12 +258,10 @@ def show(results):
         print(table(["network", *POINT],
                     [[rate_name(p["rate"]), *point_cells(p)] for p in results["ranks"]]))
     if "bytes" in results:
-        print(table(["ranks", "method", "prompt: predicted MB", "sent MB", "ratio", "token: predicted kB",
-                     "sent kB", "ratio"],
-                    [[b["ranks"], b["method"], f"{b['prefill']['predicted'] / 1e6:.1f}",
-                      f"{b['prefill']['sent'] / 1e6:.1f}", f"{b['prefill']['ratio']:.3f}",
-                      f"{b['decode']['predicted'] / 1e3:.1f}", f"{b['decode']['sent'] / 1e3:.1f}",
-                      f"{b['decode']['ratio']:.3f}"] for b in results["bytes"]]))
+        print(table(["ranks", "method", "of a", "predicted", "sent", "ratio", "headers", "with headers"],
+                    [[b["ranks"], b["method"], name, *bytes_cells(b[phase], unit)]
+                     for b in results["bytes"] for phase, name, unit in
+                     (("prefill", "prompt", "MB"), ("decode", "token", "kB"))]))
     if "delay" in results:
         print(table(["network", "delay ms", *POINT, "latest packet ms"],
                     [[rate_name(p["rate"]), f"{p['delay_ms']:g}", *point_cells(p), f"{p['latest_ms']:.1f}"]

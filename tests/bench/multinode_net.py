@@ -21,6 +21,7 @@ from pathlib import Path
 PREFIX = "10.77.0."
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000
 CLONE_NEWNET = 0x40000000
+HEADERS = 14 + 20 + 32  # of a frame: Ethernet, IPv4, TCP with timestamps
 TUN_MTU = 60000  # few packets, so that this program holds the rate
 CGROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 10000
@@ -71,9 +72,11 @@ class Host:
                 (self.group / "cgroup.procs").write_text("0")
         return subprocess.Popen([*self.words, *map(str, words)], preexec_fn=limit, **options)
 
-    def sent_bytes(self):
+    def sent(self):
+        """Bytes of all frames, and of their headers."""
         told = json.loads(run("ip", "-n", self.name, "-s", "-j", "link", "show", "eth0"))
-        return told[0]["stats64"]["tx"]["bytes"]
+        tx = told[0]["stats64"]["tx"]
+        return tx["bytes"], HEADERS * tx["packets"]
 
     def close(self):
         run("ip", "netns", "delete", self.name)

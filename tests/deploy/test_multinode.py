@@ -53,5 +53,5 @@ def test_ranks_on_several_hosts_send_what_was_predicted_and_hide_some_of_it(host
     (point,) = result["ranks"]
     assert point["exchange_ms"] > point["waited_ms"] > 0 and 0 < point["hidden"] < 1
     assert [b["ranks"] for b in result["bytes"]] == [2, 4]
-    assert all(1 < b["prefill"]["ratio"] < 1.2 for b in result["bytes"])
+    assert all(1 <= b[phase]["ratio"] < 1.1 for b in result["bytes"] for phase in ("prefill", "decode"))
     assert "NVLink" in done.stdout

@@ -283,6 +283,38 @@ static void test_an_abort_ends_what_was_begun(void **state)
     pthread_barrier_destroy(&done);
 }
 
+/* The other one waits until it is given up, which no heartbeat does for it here. */
+static status be_silent(struct comm *comm, void *context)
+{
+    float x[2] = {1, 2};
+
+    if (comm_rank(comm) == 1) {
+        pthread_barrier_wait(context);
+        return STATUS_OK;
+    }
+    double begin = clock_ms();
+    status st = comm_all_reduce(comm, x, 2);
+    bool in_time = clock_ms() - begin >= 300;
+    status later = comm_all_reduce(comm, x, 2);
+    pthread_barrier_wait(context);
+    return st == STATUS_UNAVAILABLE && later == STATUS_UNAVAILABLE && in_time
+               ? STATUS_OK
+               : status_fail(STATUS_INTERNAL, "statuses %d %d", (int)st, (int)later);
+}
+
+static void test_a_silent_peer_is_given_up(void **state)
+{
+    const int timeout_ms = group_timeout_ms;
+    pthread_barrier_t done;
+
+    (void)state;
+    pthread_barrier_init(&done, NULL, 2);
+    group_timeout_ms = 300;
+    group_run(2, be_silent, &done);
+    group_timeout_ms = timeout_ms;
+    pthread_barrier_destroy(&done);
+}
+
 static int over_shared_memory(void **state)
 {
     (void)state;
@@ -360,6 +392,7 @@ int main(void)
         ON_BOTH(test_a_lost_peer_fails_what_was_begun),
         cmocka_unit_test_setup(test_an_abort_ends_what_was_begun, over_tcp),
         cmocka_unit_test_setup(test_a_late_rank_is_waited_for, over_tcp),
+        cmocka_unit_test_setup(test_a_silent_peer_is_given_up, over_tcp),
         ON_BOTH(test_many_messages_of_unequal_groups_keep_their_order),
         cmocka_unit_test(test_ranks_agree_on_the_transport),
     };

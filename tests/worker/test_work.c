@@ -61,8 +61,9 @@ static void test_ranks_share_the_work_and_exchange(void **state)
     check_near(4 * part.weight_bytes, whole.weight_bytes);
     check_near(4 * part.kv_bytes, whole.kv_bytes);
     check_near(part.residual_bytes, whole.residual_bytes);
-    /* two a layer, of one row in the last, and the embedding; 3/4 out and in */
-    check_near(part.collective_bytes, 1.5 * 4 * 64 * (2 * (3 * 100 + 1) + 100));
+    /* two a layer and the embedding, 3/4 out and in; the one row of the last layer whole to three
+     */
+    check_near(part.collective_bytes, 4 * 64 * (1.5 * (2 * 3 * 100 + 100) + 3 * 2));
     check_near(part.collectives, 2 * 4 + 1);
 }
 
@@ -101,6 +102,7 @@ static void test_a_token_reads_all_weights_and_what_was_kept(void **state)
     check_near(eight.kv_bytes, 8 * one.kv_bytes);
     check_near(eight.linear, 8 * one.linear);
     check_near(one.collectives, 9);
+    check_near(one.collective_bytes, 9 * 64 * 4);
 }
 
 int main(void)
