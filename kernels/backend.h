@@ -94,7 +94,13 @@ struct backend {
                        int first_id, const struct penalty *penalties);
     status (*draw)(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                    int first_id, const struct draw *draws);
+    status (*best_drawn)(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                         int ranks);
+    status (*logits_of)(struct device *dev, float *out, const float *logits, int rows, int n,
+                        int first_id, const struct drawn *chosen);
     status (*logit_histogram)(struct device *dev, const struct logit_histogram *args);
+    status (*narrow)(struct device *dev, const struct narrow *args);
+    status (*filter_draws)(struct device *dev, const struct filtered_draws *args);
 };
 
 extern const struct backend backend_cpu;

@@ -411,10 +411,40 @@ status op_draw(struct device *dev, struct drawn *out, const float *logits, int r
     return dev->backend->draw(dev, out, logits, rows, n, first_id, draws);
 }
 
+status op_best_drawn(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                     int ranks)
+{
+    assert(rows >= 0 && ranks > 0);
+    return dev->backend->best_drawn(dev, out, drawn, rows, ranks);
+}
+
+status op_logits_of(struct device *dev, float *out, const float *logits, int rows, int n,
+                    int first_id, const struct drawn *chosen)
+{
+    assert(rows >= 0 && n >= 0 && first_id >= 0);
+    return dev->backend->logits_of(dev, out, logits, rows, n, first_id, chosen);
+}
+
+static bool shift_valid(int shift)
+{
+    return shift == 24 || shift == 16 || shift == 8 || shift == 0;
+}
+
 status op_logit_histogram(struct device *dev, const struct logit_histogram *args)
 {
-    assert(args->rows >= 0 && args->n >= 0);
-    assert(args->shift == 24 || args->shift == 16 || args->shift == 8 || args->shift == 0);
-    assert(args->shift == 24 || args->prefix);
+    assert(args->rows >= 0 && args->n >= 0 && shift_valid(args->shift));
     return dev->backend->logit_histogram(dev, args);
+}
+
+status op_narrow(struct device *dev, const struct narrow *args)
+{
+    assert(args->rows >= 0 && args->rank >= 0 && args->rank < args->ranks);
+    assert(shift_valid(args->shift));
+    return dev->backend->narrow(dev, args);
+}
+
+status op_filter_draws(struct device *dev, const struct filtered_draws *args)
+{
+    assert(args->rows >= 0 && args->n >= 0 && args->first_id >= 0);
+    return dev->backend->filter_draws(dev, args);
 }

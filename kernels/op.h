@@ -331,15 +331,52 @@ struct drawn {
     float value; /* the largest z; -inf if no id takes part */
     int32_t id;  /* the lowest global id that has it; -1 if none */
 };
+enum { OP_ANY_ID = INT32_MAX }; /* as tie_id */
 /* out (rows); logits (rows, n) float32, ids first_id..first_id + n; draws (rows). */
 status op_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                int first_id, const struct draw *draws);
 
+/* out[r] = the drawn of row r with the largest value over all ranks, the lowest rank's of equal
+ * ones.  out (rows); drawn (ranks, rows). */
+status op_best_drawn(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                     int ranks);
+
+/* out[r] = the logit of the token chosen[r].id, or 0 for one of another rank's rows.
+ * out (rows); logits (rows, n), ids first_id..first_id + n; chosen (rows). */
+status op_logits_of(struct device *dev, float *out, const float *logits, int rows, int n,
+                    int first_id, const struct drawn *chosen);
+
 /*
- * Count and mass of logits by key, for an exact top-k, top-p or min-p threshold over vocabulary
- * shards: a radix select.  Bin b of row r covers keys whose top bits, above `shift`, equal
- * prefix[r], and whose next 8 bits are b.  mass = sum of exp((logit - peak[r]) / temperature[r])
- * in double, ids ascending.  NaN is not counted.
+ * The filters of a row, over vocabulary shards.  After its temperature, top_k, top_p and min_p in
+ * this order leave a set of ids: all whose key is above a floor, and the lowest of those that have
+ * it.  A floor is found in four rounds, a radix select from the top byte of the key down: each
+ * counts this rank's logits (op_logit_histogram()), and with the counts of all ranks takes a byte
+ * of the floor's key (op_narrow()).  All ranks find the same.
+ */
+struct logit_filter {
+    int32_t row;       /* of the logits */
+    float temperature; /* > 0 */
+    uint32_t top_k;    /* 0: all */
+    float top_p;       /* 1: all */
+    float min_p;       /* 0: all */
+
+    /* What the rounds found; zero before the first. */
+    uint32_t floor_key;
+    int32_t ties;      /* ids with that key that stay, of all ranks */
+    int32_t ties_here; /* of this one */
+    bool cuts_ties;    /* some do not */
+    /* The select in progress: the bytes of the key so far, and what lies above them. */
+    uint32_t prefix;
+    uint64_t above_count;
+    double above_mass;
+    double want;  /* the count or mass at which the set ends */
+    double total; /* mass of the set */
+};
+
+/*
+ * Bin b of a row's histogram covers keys whose top bits, above `shift`, equal the filter's prefix,
+ * and whose next 8 bits are b.  mass = sum of exp((logit - peak) / temperature) in double, ids
+ * ascending.  NaN is not counted.
  */
 enum { OP_HISTOGRAM_BINS = 256 };
 struct logit_bin {
@@ -347,15 +384,36 @@ struct logit_bin {
     double mass;
 };
 struct logit_histogram {
-    struct logit_bin *out;    /* (rows, 256) */
-    const float *logits;      /* (rows, n) */
-    const uint32_t *prefix;   /* (rows): key >> (shift + 8); ignored when shift == 24 */
-    const float *peak;        /* (rows) */
-    const float *temperature; /* (rows) > 0 */
+    struct logit_bin *out;              /* (rows, 256) */
+    const float *logits;                /* (>= rows, n) */
+    const struct logit_filter *filters; /* (rows) */
+    const struct drawn *peaks;          /* of the rows of the logits: their largest, of all ranks */
     int rows, n;
-    int shift; /* 24, 16, 8 or 0 */
+    int shift; /* 24, 16, 8 or 0; at 24 the prefix is ignored */
 };
 status op_logit_histogram(struct device *dev, const struct logit_histogram *args);
+
+/* One round of top_k, or with by_mass of top_p, of the filters that have it; top_k comes first. */
+struct narrow {
+    struct logit_filter *filters; /* (rows) */
+    const struct drawn *peaks;    /* as above */
+    const struct logit_bin *bins; /* (ranks, rows, 256): of every rank's op_logit_histogram() */
+    int rows, ranks, rank;
+    int shift; /* of the histograms: 24, 16, 8, 0 in turn */
+    bool by_mass;
+};
+status op_narrow(struct device *dev, const struct narrow *args);
+
+/* Applies min_p, and sets floor_key and tie_id in the draw of each filter's row, for the ids of
+ * this rank.  A row whose peak is not finite has none. */
+struct filtered_draws {
+    struct draw *draws;                 /* of the rows of the logits */
+    const struct logit_filter *filters; /* (rows) */
+    const struct drawn *peaks;
+    const float *logits; /* (>= rows, n), ids first_id..first_id + n */
+    int rows, n, first_id;
+};
+status op_filter_draws(struct device *dev, const struct filtered_draws *args);
 
 /* The ascending map of floats (NaN lowest) used above. */
 static inline uint32_t op_key(float value)

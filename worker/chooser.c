@@ -9,6 +9,7 @@ struct chooser {
     struct member *member;
     struct results *results;
     struct penalties *penalties;
+    struct shards *shards;
     struct sampler *sampler;
     struct logprobs *logprobs;
 };
@@ -17,7 +18,7 @@ uint64_t chooser_bytes(const struct model *model)
 {
     int ranks = model->split.ranks;
 
-    return penalties_bytes(model) + sampler_bytes(ranks) + logprobs_bytes(ranks);
+    return penalties_bytes(model) + shards_bytes(ranks) + sampler_bytes() + logprobs_bytes(ranks);
 }
 
 status chooser_create(struct chooser **out, struct member *member, struct results *results)
@@ -31,10 +32,13 @@ status chooser_create(struct chooser **out, struct member *member, struct result
     chooser->results = results;
     status st = penalties_create(&chooser->penalties, member);
     if (!st) {
-        st = sampler_create(&chooser->sampler, member);
+        st = shards_create(&chooser->shards, member);
     }
     if (!st) {
-        st = logprobs_create(&chooser->logprobs, member);
+        st = sampler_create(&chooser->sampler, member, chooser->shards);
+    }
+    if (!st) {
+        st = logprobs_create(&chooser->logprobs, member, chooser->shards);
     }
     if (st) {
         chooser_destroy(chooser);
@@ -49,6 +53,7 @@ void chooser_destroy(struct chooser *chooser)
     if (chooser) {
         logprobs_destroy(chooser->logprobs);
         sampler_destroy(chooser->sampler);
+        shards_destroy(chooser->shards);
         penalties_destroy(chooser->penalties);
         free(chooser);
     }
@@ -79,48 +84,70 @@ static status report_logits(struct chooser *chooser, const struct sequence *sequ
                            n * sizeof(*values));
 }
 
-/* found (n): of the chosen `ids`; NULL where not asked for. */
-static status find_logprobs(struct chooser *chooser, struct logprobs_found **found,
-                            struct sequence *const *rows, const int32_t *ids, int n)
+/* Which rows want log-probabilities. */
+static int list_wanted(struct logprobs_row *wanted, struct sequence *const *rows, int n)
 {
-    struct logprobs_found *list[SCRATCH_DECODE_ROWS];
-    struct logprobs_row wanted[SCRATCH_DECODE_ROWS];
     int n_wanted = 0;
 
     for (int i = 0; i < n; i++) {
         uint32_t logprobs = rows[i]->sampling.logprobs;
-        found[i] = logprobs > 0 ? results_found(chooser->results) : NULL;
-        if (found[i]) {
-            wanted[n_wanted] = (struct logprobs_row){i, ids[i], (int)logprobs - 1};
-            list[n_wanted++] = found[i];
+        if (logprobs > 0) {
+            wanted[n_wanted++] = (struct logprobs_row){i, (int)logprobs - 1};
         }
     }
-    return n_wanted > 0 ? logprobs_find(chooser->logprobs, list, chooser->member->scratch->logits,
-                                        wanted, n_wanted)
-                        : STATUS_OK;
+    return n_wanted;
+}
+
+/* ids (n) = the next tokens, and found (n) their log-probabilities; NULL where not asked for. */
+static status choose(struct chooser *chooser, int32_t *ids, struct logprobs_found **found,
+                     struct sequence *const *rows, int n)
+{
+    struct member *member = chooser->member;
+    struct sampler_row draws[SCRATCH_DECODE_ROWS];
+    struct logprobs_row wanted[SCRATCH_DECODE_ROWS];
+    struct logprobs_found *list[SCRATCH_DECODE_ROWS];
+    struct logprobs_step step = {.logits = member->scratch->logits,
+                                 .chosen = sampler_chosen(chooser->sampler),
+                                 .rows = n,
+                                 .wanted = wanted,
+                                 .n = list_wanted(wanted, rows, n)};
+    const float *logits;
+    status st = penalties_apply(chooser->penalties, &logits, step.logits, rows, n);
+
+    for (int i = 0; i < n; i++) {
+        draws[i] = (struct sampler_row){&rows[i]->sampling, rows[i]->n_chosen};
+        found[i] = NULL;
+    }
+    for (int i = 0; i < step.n; i++) {
+        list[i] = found[wanted[i].row] = results_found(chooser->results);
+    }
+    if (!st) {
+        st = sampler_begin(chooser->sampler, logits, draws, n);
+    }
+    if (!st && step.n > 0) {
+        st = logprobs_begin(chooser->logprobs, &step);
+    }
+    if (!st) {
+        st = device_sync(member->dev);
+    }
+    if (!st) {
+        st = sampler_end(chooser->sampler, ids, n);
+    }
+    return st ? st : logprobs_end(chooser->logprobs, list, &step, ids);
 }
 
 status chooser_next(struct chooser *chooser, struct sequence *const *rows, int n, bool prompt)
 {
     struct member *member = chooser->member;
-    struct sampler_row draws[SCRATCH_DECODE_ROWS];
     struct logprobs_found *found[SCRATCH_DECODE_ROWS];
     int32_t ids[SCRATCH_DECODE_ROWS];
-    const float *logits;
     status st = STATUS_OK;
 
     for (int i = 0; !st && i < n; i++) {
-        draws[i] = (struct sampler_row){&rows[i]->sampling, rows[i]->n_chosen};
         st = report_logits(chooser, rows[i], i, prompt);
     }
     if (!st) {
-        st = penalties_apply(chooser->penalties, &logits, member->scratch->logits, rows, n);
-    }
-    if (!st) {
-        st = sampler_choose(chooser->sampler, ids, logits, draws, n);
-    }
-    if (!st) {
-        st = find_logprobs(chooser, found, rows, ids, n);
+        st = choose(chooser, ids, found, rows, n);
     }
     for (int i = 0; !st && i < n; i++) {
         rows[i]->token = ids[i];

@@ -2,26 +2,26 @@
  * logprobs.h - log-probabilities of the raw distribution, over vocabulary shards.
  *
  * Raw: before penalties, temperature and filters.  Every rank finds its own largest logits and
- * masses; two small all-gathers give every rank the same numbers.  Masses are added up in a fixed
+ * masses; small all-gathers give every rank the same numbers.  Masses are added up in a fixed
  * order, so a number depends on nothing but the row and, beyond rounding, not on the ranks.
  */
 #ifndef WORKER_LOGPROBS_H
 #define WORKER_LOGPROBS_H
 
-#include "worker/member.h"
+#include "worker/shards.h"
 
 struct logprobs;
 
 /* Bytes of device memory that it takes. */
 uint64_t logprobs_bytes(int ranks);
 
-status logprobs_create(struct logprobs **out, struct member *member);
+/* `shards` is borrowed. */
+status logprobs_create(struct logprobs **out, struct member *member, struct shards *shards);
 void logprobs_destroy(struct logprobs *logprobs); /* NULL is fine */
 
-/* One row that wants them: `token` is what was chosen, n_top how many of the likeliest tokens. */
+/* One row that wants them, n_top of the likeliest tokens. */
 struct logprobs_row {
-    int row; /* of the logits */
-    int32_t token;
+    int row;   /* of the logits */
     int n_top; /* 0..PLAN_MAX_LOGPROBS */
 };
 
@@ -32,8 +32,19 @@ struct logprobs_found {
     float top_logprobs[PLAN_MAX_LOGPROBS];
 };
 
-/* out (n) from logits (rows, vocabulary rows) on the device; 0 < n <= OP_MAX_DECODE_ROWS. */
-status logprobs_find(struct logprobs *logprobs, struct logprobs_found *const *out,
-                     const float *logits, const struct logprobs_row *rows, int n);
+/* Begins to find those of `wanted` (n) of the rows; logits (rows, vocabulary rows) and chosen
+ * (rows) on the device; 0 < n <= rows <= OP_MAX_DECODE_ROWS.  Does not wait. */
+struct logprobs_step {
+    const float *logits;
+    const struct drawn *chosen;
+    int rows;
+    const struct logprobs_row *wanted;
+    int n;
+};
+status logprobs_begin(struct logprobs *logprobs, const struct logprobs_step *step);
+
+/* out (n), behind a device_sync(); the chosen tokens are ids (rows) now. */
+status logprobs_end(const struct logprobs *logprobs, struct logprobs_found *const *out,
+                    const struct logprobs_step *step, const int32_t *ids);
 
 #endif

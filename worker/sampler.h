@@ -9,15 +9,16 @@
 #ifndef WORKER_SAMPLER_H
 #define WORKER_SAMPLER_H
 
-#include "worker/member.h"
 #include "worker/sequence.h"
+#include "worker/shards.h"
 
 struct sampler;
 
 /* Bytes of device memory that it takes. */
-uint64_t sampler_bytes(int ranks);
+uint64_t sampler_bytes(void);
 
-status sampler_create(struct sampler **out, struct member *member);
+/* `shards` is borrowed. */
+status sampler_create(struct sampler **out, struct member *member, struct shards *shards);
 void sampler_destroy(struct sampler *sampler); /* NULL is fine */
 
 /* What one row is drawn with. */
@@ -26,8 +27,14 @@ struct sampler_row {
     uint32_t step; /* tokens chosen before */
 };
 
-/* ids (n) on the host, from logits (n, vocabulary rows) on the device; n <= 64. */
-status sampler_choose(struct sampler *sampler, int32_t *ids, const float *logits,
-                      const struct sampler_row *rows, int n);
+/* Begins to choose from logits (n, vocabulary rows) on the device; n <= 64.  Does not wait. */
+status sampler_begin(struct sampler *sampler, const float *logits, const struct sampler_row *rows,
+                     int n);
+
+/* What is chosen, (n) on the device. */
+const struct drawn *sampler_chosen(const struct sampler *sampler);
+
+/* ids (n) on the host, behind a device_sync() after sampler_begin(). */
+status sampler_end(const struct sampler *sampler, int32_t *ids, int n);
 
 #endif

@@ -229,5 +229,9 @@ const struct backend backend_cpu = {
     .decode_mass = cpu_decode_mass,
     .penalize = cpu_penalize,
     .draw = cpu_draw,
+    .best_drawn = cpu_best_drawn,
+    .logits_of = cpu_logits_of,
     .logit_histogram = cpu_logit_histogram,
+    .narrow = cpu_narrow,
+    .filter_draws = cpu_filter_draws,
 };

@@ -127,6 +127,12 @@ status cpu_penalize(struct device *dev, float *out, const float *logits, int row
                     int first_id, const struct penalty *penalties);
 status cpu_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                 int first_id, const struct draw *draws);
+status cpu_best_drawn(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                      int ranks);
+status cpu_logits_of(struct device *dev, float *out, const float *logits, int rows, int n,
+                     int first_id, const struct drawn *chosen);
 status cpu_logit_histogram(struct device *dev, const struct logit_histogram *args);
+status cpu_narrow(struct device *dev, const struct narrow *args);
+status cpu_filter_draws(struct device *dev, const struct filtered_draws *args);
 
 #endif

@@ -170,3 +170,32 @@ status cpu_draw(struct device *dev, struct drawn *out, const float *logits, int 
     }
     return STATUS_OK;
 }
+
+status cpu_best_drawn(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                      int ranks)
+{
+    (void)dev;
+    for (int i = 0; i < rows; i++) {
+        out[i] = drawn[i];
+        for (int r = 1; r < ranks; r++) {
+            const struct drawn *other = &drawn[r * rows + i];
+
+            if (other->id >= 0 && (out[i].id < 0 || other->value > out[i].value)) {
+                out[i] = *other;
+            }
+        }
+    }
+    return STATUS_OK;
+}
+
+status cpu_logits_of(struct device *dev, float *out, const float *logits, int rows, int n,
+                     int first_id, const struct drawn *chosen)
+{
+    (void)dev;
+    for (int i = 0; i < rows; i++) {
+        int id = chosen[i].id - first_id;
+
+        out[i] = id >= 0 && id < n ? logits[(size_t)i * (size_t)n + (size_t)id] : 0.0f;
+    }
+    return STATUS_OK;
+}

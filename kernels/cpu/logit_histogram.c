@@ -10,9 +10,10 @@ enum { HISTOGRAM_BLOCK = 1 << 14 };
 static void count_block(struct logit_bin *bins, const struct logit_histogram *args, int r,
                         int begin, int end)
 {
-    const float *row = args->logits + (size_t)r * (size_t)args->n;
-    double peak = args->peak[r], temperature = args->temperature[r];
-    uint32_t prefix = args->shift < 24 ? args->prefix[r] : 0;
+    const struct logit_filter *filter = &args->filters[r];
+    const float *row = args->logits + (size_t)filter->row * (size_t)args->n;
+    double peak = args->peaks[filter->row].value, temperature = filter->temperature;
+    uint32_t prefix = args->shift < 24 ? filter->prefix : 0;
 
     memset(bins, 0, OP_HISTOGRAM_BINS * sizeof(*bins));
     for (int i = begin; i < end; i++) {

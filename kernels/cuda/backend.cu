@@ -414,5 +414,9 @@ const struct backend backend_cuda = {
     .decode_mass = cuda_decode_mass,
     .penalize = cuda_penalize,
     .draw = cuda_draw,
+    .best_drawn = cuda_best_drawn,
+    .logits_of = cuda_logits_of,
     .logit_histogram = cuda_logit_histogram,
+    .narrow = cuda_narrow,
+    .filter_draws = cuda_filter_draws,
 };

@@ -143,6 +143,12 @@ status cuda_penalize(struct device *dev, float *out, const float *logits, int ro
                      int first_id, const struct penalty *penalties);
 status cuda_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                  int first_id, const struct draw *draws);
+status cuda_best_drawn(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                       int ranks);
+status cuda_logits_of(struct device *dev, float *out, const float *logits, int rows, int n,
+                      int first_id, const struct drawn *chosen);
 status cuda_logit_histogram(struct device *dev, const struct logit_histogram *args);
+status cuda_narrow(struct device *dev, const struct narrow *args);
+status cuda_filter_draws(struct device *dev, const struct filtered_draws *args);
 
 #endif

@@ -156,3 +156,52 @@ status cuda_draw(struct device *dev, struct drawn *out, const float *logits, int
                out, static_cast<const struct drawn *>(parts), (int)blocks);
     return cuda_launched("draw");
 }
+
+static __global__ void best_drawn_kernel(struct drawn *out, const struct drawn *drawn, int rows,
+                                         int ranks)
+{
+    int i = (int)gpu_thread();
+
+    if (i >= rows) {
+        return;
+    }
+    struct drawn best = drawn[i];
+    for (int r = 1; r < ranks; r++) {
+        take_better(&best, &drawn[r * rows + i]); /* ids ascend with the ranks */
+    }
+    out[i] = best;
+}
+
+status cuda_best_drawn(struct device *dev, struct drawn *out, const struct drawn *drawn, int rows,
+                       int ranks)
+{
+    if (rows == 0) {
+        return STATUS_OK;
+    }
+    GPU_LAUNCH(best_drawn_kernel, cuda_blocks((size_t)rows, BLOCK), BLOCK, 0, cuda_stream(dev), out,
+               drawn, rows, ranks);
+    return cuda_launched("best_drawn");
+}
+
+static __global__ void logits_of_kernel(float *out, const float *logits, int rows, int n,
+                                        int first_id, const struct drawn *chosen)
+{
+    int i = (int)gpu_thread();
+
+    if (i < rows) {
+        int id = chosen[i].id - first_id;
+
+        out[i] = id >= 0 && id < n ? logits[(size_t)i * (size_t)n + (size_t)id] : 0.0f;
+    }
+}
+
+status cuda_logits_of(struct device *dev, float *out, const float *logits, int rows, int n,
+                      int first_id, const struct drawn *chosen)
+{
+    if (rows == 0) {
+        return STATUS_OK;
+    }
+    GPU_LAUNCH(logits_of_kernel, cuda_blocks((size_t)rows, BLOCK), BLOCK, 0, cuda_stream(dev), out,
+               logits, rows, n, first_id, chosen);
+    return cuda_launched("logits_of");
+}

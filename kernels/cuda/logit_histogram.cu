@@ -18,9 +18,10 @@ static __global__ void parts_kernel(struct logit_bin *parts, struct logit_histog
     static_assert(BLOCK == OP_HISTOGRAM_BINS, "a thread for each bin");
     auto *shared = gpu_shared<struct histogram_shared>();
     int r = (int)blockIdx.y, begin = (int)blockIdx.x * PART, n = min(PART, args.n - begin);
-    const float *row = args.logits + (size_t)r * (size_t)args.n + begin;
-    double peak = (double)args.peak[r], temperature = (double)args.temperature[r];
-    uint32_t prefix = args.shift < 24 ? args.prefix[r] : 0;
+    const struct logit_filter *filter = &args.filters[r];
+    const float *row = args.logits + (size_t)filter->row * (size_t)args.n + begin;
+    double peak = (double)args.peaks[filter->row].value, temperature = (double)filter->temperature;
+    uint32_t prefix = args.shift < 24 ? filter->prefix : 0;
     struct logit_bin sum = {0, 0.0};
 
     for (int i = (int)threadIdx.x; i < n; i += BLOCK) {

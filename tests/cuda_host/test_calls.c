@@ -17,6 +17,7 @@ struct run {
     enum method method;
     int slots; /* sequences that decode together */
     bool no_graphs;
+    struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
 };
 
@@ -51,12 +52,14 @@ static status check_most(const char *what, const struct cuda_host_calls *got,
 /* Slice by slice. */
 static status read_prompt(struct bench *bench, const struct plan_begin *begin)
 {
+    unsigned long logprobs = begin->sampling.logprobs > 0;
     const struct plan_advance advance = {.slot = begin->slot, .slices = 1};
     const struct cuda_host_calls whole = {.waits = 1, .uploads = 0};
     /* per cache head a table; the window's rows, and the row or the rows that go on */
     const struct cuda_host_calls choice = {.waits = 2, .uploads = 16, .downloads = 16};
-    /* and the first token, with what it is drawn with */
-    const struct cuda_host_calls last = {.waits = 3, .uploads = 17, .downloads = 17};
+    /* and the first token, with what it is drawn with, and what its log-probabilities are of */
+    const struct cuda_host_calls last = {
+        .waits = 3, .uploads = 17 + logprobs, .downloads = 17 + 2 * logprobs};
     struct plan plan = {.number = bench->number++, .n_begin = 1, .begin = begin};
     struct step_result result;
     struct slices walk;
@@ -81,10 +84,13 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin)
 static status decode(struct bench *bench, struct run *run)
 {
     uint32_t n = (uint32_t)run->slots;
+    unsigned long logprobs = run->sampling.logprobs > 0;
     /* what changes from step to step; pages that the tables got, where a page was full; what tokens
-     * are drawn with */
-    const struct cuda_host_calls most = {
-        .waits = 1, .uploads = 3, .downloads = 1, .graphs = run->no_graphs ? 0 : 1};
+     * are drawn with; likewise log-probabilities */
+    const struct cuda_host_calls most = {.waits = 1,
+                                         .uploads = 3 + logprobs,
+                                         .downloads = 1 + 2 * logprobs,
+                                         .graphs = run->no_graphs ? 0 : 1};
     uint32_t slots[SAMPLES];
     struct step_result result;
     status st = STATUS_OK;
@@ -117,14 +123,16 @@ static status run_rank(struct comm *comm, void *context)
                                         .no_graphs = run->no_graphs};
     struct bench bench;
     uint32_t prompt[PROMPT];
-    struct plan_begin begin = {.n_prompt = PROMPT,
-                               .prompt = prompt,
-                               .sampling = {.top_p = 1, .repetition_penalty = 1},
-                               .max_rows = STEPS};
+    struct plan_begin begin = {
+        .n_prompt = PROMPT, .prompt = prompt, .sampling = run->sampling, .max_rows = STEPS};
     status st = bench_open(&bench, comm, &config);
 
     for (uint32_t i = 0; i < PROMPT; i++) {
         prompt[i] = 3 + i * 7 % 400;
+    }
+    begin.sampling.repetition_penalty = 1;
+    if (run->sampling.temperature == 0) {
+        begin.sampling.top_p = 1;
     }
     if (!st) {
         method_defaults(&begin.params, run->method, &bench.model->config);
@@ -162,6 +170,31 @@ static void test_a_step_waits_once_and_does_not_allocate(void **state)
     run_ranks(2, &together);
 }
 
+/* Filters are searched for on the device, and so are log-probabilities. */
+static void test_a_step_with_filters_waits_once(void **state)
+{
+    struct run runs[] = {
+        {.slots = SAMPLES, .sampling = {.temperature = 0.9F, .top_k = 30, .top_p = 1}},
+        {.slots = SAMPLES, .sampling = {.temperature = 0.9F, .top_p = 0.8F, .min_p = 0.01F}},
+        {.slots = 1, .sampling = {.top_p = 1, .logprobs = 6}},
+    };
+    struct run together = {.slots = SAMPLES,
+                           .sampling = {.temperature = 1.5F,
+                                        .top_k = 50,
+                                        .top_p = 0.9F,
+                                        .min_p = 0.01F,
+                                        .seed = 7,
+                                        .logprobs = 1}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+        runs[i].method = METHOD_FASTKV;
+        run_ranks(1, &runs[i]);
+    }
+    together.method = METHOD_FASTKV;
+    run_ranks(2, &together);
+}
+
 /* Three sequences fill a graph of four up; one has one of its own; without graphs there are none.
  */
 static void test_tokens_are_the_same_from_graphs_and_in_any_company(void **state)
@@ -185,6 +218,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_step_waits_once_and_does_not_allocate),
+        cmocka_unit_test(test_a_step_with_filters_waits_once),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
     };
 

@@ -173,19 +173,61 @@ void define_key_counts(const struct key_counts *args)
 void define_logit_histogram(const struct logit_histogram *args)
 {
     for (int r = 0; r < args->rows; r++) {
+        const struct logit_filter *filter = &args->filters[r];
         struct logit_bin *out = args->out + (size_t)r * OP_HISTOGRAM_BINS;
+        const float *row = args->logits + (size_t)filter->row * (size_t)args->n;
 
         memset(out, 0, OP_HISTOGRAM_BINS * sizeof(*out));
         for (int i = 0; i < args->n; i++) {
-            double logit = args->logits[(size_t)r * (size_t)args->n + (size_t)i];
-            uint64_t key = op_key((float)logit);
+            double logit = row[i];
+            uint64_t key = op_key(row[i]);
 
-            if (isnan(logit) || (args->shift < 24 && key >> (args->shift + 8) != args->prefix[r])) {
+            if (isnan(logit) || (args->shift < 24 && key >> (args->shift + 8) != filter->prefix)) {
                 continue;
             }
             out[(key >> args->shift) % 256].count++;
             out[(key >> args->shift) % 256].mass +=
-                exp((logit - args->peak[r]) / args->temperature[r]);
+                exp((logit - args->peaks[filter->row].value) / filter->temperature);
         }
     }
+}
+
+static const float *likely;
+
+static int likeliest_first(const void *a, const void *b)
+{
+    int x = *(const int *)a, y = *(const int *)b;
+    uint32_t key_x = op_key(likely[x]), key_y = op_key(likely[y]);
+
+    return key_x != key_y ? (key_x > key_y ? -1 : 1) : x - y;
+}
+
+void define_filter(bool *stays, const float *logits, int n, const struct logit_filter *filter)
+{
+    int *order = malloc((size_t)n * sizeof(*order));
+    double *weight = malloc((size_t)n * sizeof(*weight)), total = 0, mass = 0;
+    int kept = 0, left = 0;
+
+    for (int i = 0; i < n; i++) {
+        stays[i] = false;
+        if (!isnan(logits[i])) {
+            order[left++] = i;
+        }
+    }
+    likely = logits;
+    qsort(order, (size_t)left, sizeof(*order), likeliest_first);
+    left = filter->top_k > 0 && filter->top_k < (uint32_t)left ? (int)filter->top_k : left;
+    for (int i = 0; i < left; i++) {
+        weight[i] = exp(((double)logits[order[i]] - logits[order[0]]) / filter->temperature);
+        total += weight[i];
+    }
+    while (filter->top_p < 1.0f && kept < left && (kept == 0 || mass < filter->top_p * total)) {
+        mass += weight[kept++];
+    }
+    left = filter->top_p < 1.0f ? kept : left;
+    for (int i = 0; i < left && weight[i] >= filter->min_p; i++) {
+        stays[order[i]] = true;
+    }
+    free(order);
+    free(weight);
 }

@@ -20,5 +20,7 @@ void define_penalize(float *out, const float *logits, int n, const struct penalt
                      const uint32_t *seen);
 struct drawn define_draw(const float *logits, int n, int first_id, const struct draw *draw);
 void define_logit_histogram(const struct logit_histogram *args);
+/* stays (n): the ids of one row of a whole vocabulary that a filter leaves, by sorting. */
+void define_filter(bool *stays, const float *logits, int n, const struct logit_filter *filter);
 
 #endif

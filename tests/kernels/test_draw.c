@@ -1,4 +1,4 @@
-/* Draws and histograms: their definitions, the published noise, splits of the vocabulary. */
+/* Draws: their definition, the published noise, splits of the vocabulary. */
 #include "tests/check.h"
 #include "tests/definitions/select.h"
 #include "tests/kernels/helpers_act.h"
@@ -126,38 +126,33 @@ static void test_greedy_takes_the_lowest_id_of_equals_and_never_nan(void **state
     CHECK(got.id == -1);
 }
 
-static void test_histograms_match_their_definition(void **state)
+static void test_the_best_of_ranks_is_the_lowest_id_of_equals(void **state)
 {
-    static const int shifts[] = {24, 16, 8, 0};
-    static const float peak[] = {4.0f, 4.5f}, temperature[] = {1.0f, 0.3f};
-    struct logit_bin got[2 * OP_HISTOGRAM_BINS], expected[2 * OP_HISTOGRAM_BINS];
+    enum { ROWS = 3 };
+    const struct drawn of_ranks[][ROWS] = {
+        {{1.0f, 4}, {-INFINITY, -1}, {-INFINITY, -1}},
+        {{2.0f, 10}, {-3.0f, 11}, {-INFINITY, -1}},
+        {{2.0f, 20}, {-3.0f, 21}, {-INFINITY, -1}},
+    };
+    struct drawn got[ROWS];
 
     (void)state;
-    for (int i = 0; i < 4; i++) {
-        uint32_t key = op_key(logits.f32[77]);
-        uint32_t prefix[2] = {0, 0};
+    CHECK_OK(op_best_drawn(dev, got, of_ranks[0], ROWS, 3));
+    CHECK(got[0].id == 10 && got[0].value == 2.0f);
+    CHECK(got[1].id == 11 && got[1].value == -3.0f);
+    CHECK(got[2].id == -1 && isinf(got[2].value));
+}
 
-        if (shifts[i] < 24) {
-            prefix[0] = prefix[1] = key >> (shifts[i] + 8);
-        }
-        struct logit_histogram args = {
-            .out = got,
-            .logits = logits.f32,
-            .prefix = prefix,
-            .peak = peak,
-            .temperature = temperature,
-            .rows = 2,
-            .n = VOCAB / 2,
-            .shift = shifts[i],
-        };
-        CHECK_OK(op_logit_histogram(dev, &args));
-        args.out = expected;
-        define_logit_histogram(&args);
-        for (int b = 0; b < 2 * OP_HISTOGRAM_BINS; b++) {
-            CHECK(got[b].count == expected[b].count);
-            CHECK(fabs(got[b].mass - expected[b].mass) <= 1e-12 * expected[b].mass);
-        }
-    }
+static void test_only_the_rank_that_has_a_token_knows_its_logit(void **state)
+{
+    enum { N = 10, FIRST = 100 };
+    const struct drawn chosen[] = {{0, FIRST}, {0, FIRST + 9}, {0, FIRST - 1}, {0, FIRST + N}};
+    float got[4];
+
+    (void)state;
+    CHECK_OK(op_logits_of(dev, got, logits.f32, 4, N, FIRST, chosen));
+    CHECK(got[0] == logits.f32[0] && got[1] == logits.f32[N + 9]);
+    CHECK(got[2] == 0.0f && got[3] == 0.0f);
 }
 
 static int set_up(void **state)
@@ -186,7 +181,8 @@ int main(void)
         cmocka_unit_test(test_the_best_of_all_shards_is_the_draw_of_the_whole),
         cmocka_unit_test(test_draws_follow_the_softmax),
         cmocka_unit_test(test_greedy_takes_the_lowest_id_of_equals_and_never_nan),
-        cmocka_unit_test(test_histograms_match_their_definition),
+        cmocka_unit_test(test_the_best_of_ranks_is_the_lowest_id_of_equals),
+        cmocka_unit_test(test_only_the_rank_that_has_a_token_knows_its_logit),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -14,6 +14,7 @@ struct logprobs_run {
     int batch;           /* rows of a call */
     const float *logits; /* (ROWS, vocab) */
     struct logprobs_row rows[ROWS];
+    int32_t tokens[ROWS];               /* that were chosen */
     struct logprobs_found found[ROWS];  /* of rank 0 */
     struct logprobs_found others[ROWS]; /* of the last rank */
 };
@@ -35,9 +36,11 @@ static status open_member(struct member *member, struct model *model, struct com
     return st ? st : device_open(&member->dev, "cpu", &device);
 }
 
-static status find_in_batches(const struct logprobs_run *run, const struct split *split,
+static status find_in_batches(const struct logprobs_run *run, const struct member *member,
                               struct logprobs *logprobs, struct logprobs_found *found)
 {
+    const struct split *split = &member->model->split;
+    struct drawn chosen[ROWS];
     float shard[ROWS * MAX_VOCAB];
     struct logprobs_found *list[ROWS];
     status st = STATUS_OK;
@@ -47,10 +50,19 @@ static status find_in_batches(const struct logprobs_run *run, const struct split
                run->logits + (size_t)r * (size_t)run->vocab + (size_t)split->vocab_first,
                (size_t)split->vocab_rows * sizeof(*shard));
         list[r] = &found[r];
+        chosen[r] = (struct drawn){.id = run->tokens[r]};
     }
     for (int at = 0; !st && at < ROWS; at += run->batch) {
         int n = ROWS - at < run->batch ? ROWS - at : run->batch;
-        st = logprobs_find(logprobs, list + at, shard, run->rows + at, n);
+        const struct logprobs_step step = {
+            .logits = shard, .chosen = chosen, .rows = ROWS, .wanted = run->rows + at, .n = n};
+        st = logprobs_begin(logprobs, &step);
+        if (!st) {
+            st = device_sync(member->dev);
+        }
+        if (!st) {
+            st = logprobs_end(logprobs, list + at, &step, run->tokens);
+        }
     }
     return st;
 }
@@ -59,16 +71,20 @@ static status find_on_rank(struct comm *comm, void *context)
 {
     struct logprobs_run *run = context;
     struct logprobs_found found[ROWS] = {{0}};
+    struct shards *shards = NULL;
     struct logprobs *logprobs = NULL;
     struct member member;
     struct model model;
     status st = open_member(&member, &model, comm, run->vocab);
 
     if (!st) {
-        st = logprobs_create(&logprobs, &member);
+        st = shards_create(&shards, &member);
     }
     if (!st) {
-        st = find_in_batches(run, &model.split, logprobs, found);
+        st = logprobs_create(&logprobs, &member, shards);
+    }
+    if (!st) {
+        st = find_in_batches(run, &member, logprobs, found);
     }
     if (comm_rank(comm) == 0) {
         memcpy(run->found, found, sizeof(found));
@@ -77,6 +93,7 @@ static status find_on_rank(struct comm *comm, void *context)
         memcpy(run->others, found, sizeof(found));
     }
     logprobs_destroy(logprobs);
+    shards_destroy(shards);
     device_close(member.dev);
     return st;
 }
@@ -97,7 +114,7 @@ static void check_row(const struct logprobs_run *run, int r)
     for (int i = 0; i < run->vocab; i++) {
         sum += exp((double)row[i]);
     }
-    CHECK(is_near(found->logprob, row[run->rows[r].token] - log(sum)));
+    CHECK(is_near(found->logprob, row[run->tokens[r]] - log(sum)));
     CHECK(found->n_top == (uint32_t)n);
     for (int k = 0; k < n; k++) {
         int best = -1;
@@ -123,7 +140,8 @@ static void make_run(struct logprobs_run *run, float *logits, int vocab)
         logits[i] = (float)((seed >> 20) % 29) / 4.0F - 3.0F;
     }
     for (int r = 0; r < ROWS; r++) {
-        run->rows[r] = (struct logprobs_row){r, (r * 17 + 5) % vocab, r * MAX_TOP / (ROWS - 1)};
+        run->rows[r] = (struct logprobs_row){r, r * MAX_TOP / (ROWS - 1)};
+        run->tokens[r] = (r * 17 + 5) % vocab;
     }
 }
 

@@ -52,7 +52,13 @@ static status sample_steps(const struct sampler_run *run, const struct member *m
         for (int r = 0; r < run->rows; r++) {
             rows[r] = (struct sampler_row){&run->sampling, (uint32_t)(at + r)};
         }
-        st = sampler_choose(sampler, ids + at, logits, rows, run->rows);
+        st = sampler_begin(sampler, logits, rows, run->rows);
+        if (!st) {
+            st = device_sync(member->dev);
+        }
+        if (!st) {
+            st = sampler_end(sampler, ids + at, run->rows);
+        }
     }
     free(logits);
     return st;
@@ -61,6 +67,7 @@ static status sample_steps(const struct sampler_run *run, const struct member *m
 static status sample_on_rank(struct comm *comm, void *context)
 {
     struct sampler_run *run = context;
+    struct shards *shards = NULL;
     struct sampler *sampler = NULL;
     struct member member;
     struct model model;
@@ -68,7 +75,10 @@ static status sample_on_rank(struct comm *comm, void *context)
     status st = open_member(&member, &model, comm);
 
     if (!st) {
-        st = sampler_create(&sampler, &member);
+        st = shards_create(&shards, &member);
+    }
+    if (!st) {
+        st = sampler_create(&sampler, &member, shards);
     }
     if (!st) {
         st = sample_steps(run, &member, sampler, ids);
@@ -80,6 +90,7 @@ static status sample_on_rank(struct comm *comm, void *context)
         memcpy(run->others, ids, (size_t)run->steps * sizeof(*ids));
     }
     sampler_destroy(sampler);
+    shards_destroy(shards);
     device_close(member.dev);
     free(ids);
     return st;
