@@ -20,9 +20,9 @@ esac
 
 packages=(build-essential cmake ninja-build pkg-config libgrpc-dev libprotobuf-c-dev
     protobuf-c-compiler protobuf-compiler libdnnl-dev libgloo-dev libcjson-dev libpcre2-dev libssl-dev
-    libmicrohttpd-dev libcmocka-dev python3 python3-venv ca-certificates)
+    libmicrohttpd-dev libcmocka-dev python3 python3-venv ca-certificates openssl iproute2)
 if [ -n "$tests" ]; then
-    packages+=(clang clang-format clang-tidy libclang-rt-14-dev libomp-14-dev git openssl iproute2
+    packages+=(clang clang-format clang-tidy libclang-rt-14-dev libomp-14-dev git
         nftables valgrind)
 fi
 

@@ -8,6 +8,10 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
+# small files, the same ones for the same answers
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "winnow"})
+NO_DATE = {"Date": None}
+
 
 def cells(entries, key):
     """Mean scores in percent by (method, key)."""
@@ -56,28 +60,32 @@ def plot_bars(path, entries, methods, key):
     axes.set_ylabel("score, %")
     axes.set_ylim(0, 100)
     figure.legend(loc="outside upper left", ncols=2)
-    figure.savefig(path)
+    figure.savefig(path, metadata=NO_DATE)
     pyplot.close(figure)
 
 
 def plot_heat(path, entries, methods):
-    """Depth against length, a map for each method."""
+    """Depth against length, a map for each method, four in a row."""
     lengths = sorted({e["length"] for e in entries})
     depths = sorted({e["depth"] for e in entries})
-    figure, axes = pyplot.subplots(1, len(methods), figsize=(1 + 4 * len(methods), 4), squeeze=False,
-                                   layout="constrained", sharey=True)
-    for axis, method in zip(axes[0], methods):
+    across = min(4, len(methods))
+    down = -(-len(methods) // across)
+    figure, axes = pyplot.subplots(down, across, figsize=(1.2 + 2.6 * across, 2.6 * down),
+                                   squeeze=False, layout="constrained", sharex=True, sharey=True)
+    for axis in axes.flat[len(methods):]:
+        axis.set_visible(False)
+    for axis, method in zip(axes.flat, methods):
         scores = {(e["length"], e["depth"]): 100 * e["score"]
                    for e in entries if e["method"] == method}
         grid = [[scores.get((n, d), float("nan")) for n in lengths] for d in depths]
-        image = axis.imshow(grid, aspect="auto", vmin=0, vmax=100, cmap="RdYlGn")
-        axis.set_title(method, fontsize=8)
+        image = axis.imshow(grid, aspect="auto", vmin=0, vmax=100, cmap="viridis")
+        axis.set_title(method.replace(":", "\n"), fontsize=7)
         axis.set_xticks(range(len(lengths)), map(str, lengths), rotation=45)
         axis.set_yticks(range(len(depths)), map(str, depths))
-        axis.set_xlabel("tokens")
-    axes[0][0].set_ylabel("depth, %")
+    figure.supxlabel("tokens", fontsize=9)
+    figure.supylabel("depth, %", fontsize=9)
     figure.colorbar(image, ax=axes, label="score, %")
-    figure.savefig(path)
+    figure.savefig(path, metadata=NO_DATE)
     pyplot.close(figure)
 
 
