@@ -34,6 +34,7 @@ struct backend {
     status (*alloc)(struct device *dev, void **out, size_t bytes, const char *what);
     void (*free)(struct device *dev, void *memory);
     status (*free_memory)(struct device *dev, uint64_t *bytes);
+    status (*reserve)(struct device *dev, const struct op_limits *limits);
     status (*upload)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*download)(struct device *dev, void *to, const void *from, size_t bytes);
     status (*fetch)(struct device *dev, void *to, const void *from, size_t bytes);

@@ -173,6 +173,13 @@ static int groups_valid(int q_heads, int kv_heads)
     return kv_heads > 0 && q_heads > 0 && q_heads % kv_heads == 0;
 }
 
+status op_reserve(struct device *dev, const struct op_limits *limits)
+{
+    assert(limits->chunk_rows > 0 && limits->keys > 0 && limits->vocab_rows > 0);
+    assert(head_dim_valid(limits->head_dim) && groups_valid(limits->q_heads, limits->kv_heads));
+    return dev->backend->reserve(dev, limits);
+}
+
 status op_embed(struct device *dev, float *out, const int32_t *ids, int n,
                 const struct matrix *table, int first_id)
 {

@@ -43,6 +43,20 @@ struct matrix {
     enum matrix_layout layout;
 };
 
+/* The largest operations to come. */
+struct op_limits {
+    const struct matrix *const *weights; /* of op_linear and op_linear_rows */
+    int n_weights;
+    int chunk_rows; /* of op_linear and op_column_sums, and the window of op_window_scores */
+    int keys;       /* of a prompt, and rows of a cache head */
+    int q_heads, kv_heads, head_dim, vocab_rows;
+};
+
+/* Takes the memory in which these operations work, so that none of them can fail for lack of it
+ * (on a GPU the same memory grows when it is needed).  Again for other limits: takes more, never
+ * less.  An operation beyond the limits fails with STATUS_INTERNAL if it needs more. */
+status op_reserve(struct device *dev, const struct op_limits *limits);
+
 /* out[r] = table[ids[r] - first_id], or zeros for an id of another rank's rows.
  * out (n, table->cols) float32; ids (n); table of act. */
 status op_embed(struct device *dev, float *out, const int32_t *ids, int n,

@@ -44,6 +44,26 @@ struct engine_memory engine_memory(const struct model *model, enum dtype dtype,
     return out;
 }
 
+/* What the kernels themselves work in, like all other memory of a step, is taken now. */
+static status reserve(struct device *dev, const struct model *model, int max_context)
+{
+    const struct layer_weights *layer = &model->layers[0];
+    const struct matrix *const weights[] = {&layer->q,    &layer->k,      &layer->v,
+                                            &layer->o,    &layer->gate,   &layer->up,
+                                            &layer->down, &model->lm_head};
+
+    return op_reserve(dev, &(struct op_limits){
+                               .weights = weights,
+                               .n_weights = sizeof(weights) / sizeof(weights[0]),
+                               .chunk_rows = SLICE_ROWS,
+                               .keys = max_context,
+                               .q_heads = model->split.query_heads,
+                               .kv_heads = model->split.kv_heads,
+                               .head_dim = model->config.head_dim,
+                               .vocab_rows = model->split.vocab_rows,
+                           });
+}
+
 status engine_open(struct engine **out, struct device *dev, const struct model *model,
                    struct comm *comm, const struct engine_config *config)
 {
@@ -62,7 +82,11 @@ status engine_open(struct engine **out, struct device *dev, const struct model *
         .prompt_rows = (int)plan_prompt_rows((uint32_t)config->max_context),
         .check_selection = config->check_selection,
     };
-    st = scratch_create(&engine->member.scratch, dev, model, config->max_context, comm_size(comm));
+    st = reserve(dev, model, config->max_context);
+    if (!st) {
+        st = scratch_create(&engine->member.scratch, dev, model, config->max_context,
+                            comm_size(comm));
+    }
     if (!st) {
         st = kvcache_create(&engine->cache, dev, &cache);
     }

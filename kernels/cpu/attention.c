@@ -43,6 +43,11 @@ static struct attention_scratch scratch_carve(float *memory, int head_dim)
     };
 }
 
+size_t cpu_attention_workspace(const struct device *dev, int head_dim)
+{
+    return (size_t)cpu_device_const(dev)->threads * scratch_floats(head_dim) * sizeof(float);
+}
+
 status cpu_attention(struct device *dev, const struct attention *args)
 {
     const struct cpu_isa *isa = cpu_device(dev)->isa;

@@ -53,29 +53,8 @@ static status cpu_open(struct device **out, const struct device_config *config)
 static void cpu_close(struct device *dev)
 {
     gemms_destroy(cpu_device(dev)->gemms);
-    free(cpu_device(dev)->workspace);
+    cpu_drop_workspace(dev);
     free(cpu_device(dev));
-}
-
-status cpu_workspace(struct device *dev, void **out, size_t bytes)
-{
-    struct cpu_device *cpu = cpu_device(dev);
-
-    if (bytes > cpu->workspace_bytes) {
-        /* a quarter more: lengths that creep up do not allocate each time */
-        size_t grown = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-
-        free(cpu->workspace);
-        cpu->workspace_bytes = 0;
-        cpu->workspace = aligned_alloc(64, grown);
-        if (!cpu->workspace) {
-            return status_fail(STATUS_EXHAUSTED, "cpu: no memory for a workspace of %zu bytes",
-                               grown);
-        }
-        cpu->workspace_bytes = grown;
-    }
-    *out = cpu->workspace;
-    return STATUS_OK;
 }
 
 /*
@@ -84,7 +63,7 @@ status cpu_workspace(struct device *dev, void **out, size_t bytes)
  */
 enum { ALLOC_HEADER = 64, HUGE_BYTES = 16 << 20 };
 
-static status cpu_alloc(struct device *dev, void **out, size_t bytes, const char *what)
+status cpu_alloc(struct device *dev, void **out, size_t bytes, const char *what)
 {
     (void)dev;
     if (bytes > SIZE_MAX - ALLOC_HEADER) {
@@ -105,7 +84,7 @@ static status cpu_alloc(struct device *dev, void **out, size_t bytes, const char
     return STATUS_OK;
 }
 
-static void cpu_free(struct device *dev, void *memory)
+void cpu_free(struct device *dev, void *memory)
 {
     char *start = (char *)memory - ALLOC_HEADER;
     size_t total;
@@ -186,6 +165,7 @@ const struct backend backend_cpu = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .free_memory = cpu_free_memory,
+    .reserve = cpu_reserve,
     .upload = cpu_copy,
     .download = cpu_copy,
     .fetch = cpu_copy,

@@ -8,7 +8,7 @@ struct sums {
     const struct column_sums *args;
     enum dtype dtype;
     const struct columns_kernels *kernels;
-    int group;
+    int group, items, threads;
     size_t head_stride, scratch_size;
     float *q;       /* (q_heads, head_stride) */
     float *lse;     /* (q_heads, rows) times log2(e) */
@@ -39,27 +39,44 @@ static void see_keys(const struct sums *s)
     }
 }
 
-static status sums_open(struct sums *s, struct device *dev, const struct column_sums *args,
-                        int threads)
+/* Floats of everything. */
+static size_t sums_size(struct sums *s, const struct device *dev, const struct column_sums *args)
 {
-    const struct cpu_isa *isa = cpu_device(dev)->isa;
+    const struct cpu_isa *isa = cpu_device_const(dev)->isa;
     size_t d = (size_t)(args->head_dim + 63) / 64 * 64; /* whole units of every variant */
     size_t rows = (size_t)args->rows, heads = (size_t)args->q_heads;
     size_t tile = ATTENTION_TILE_KEYS * (d + ATTENTION_BLOCK_ROWS);
     size_t lanes = (size_t)COLUMNS_LSE_ROWS * (ATTENTION_MAX_LANES + 1);
-    void *memory;
+    int blocks = (args->n_keys + COLUMNS_BLOCK_KEYS - 1) / COLUMNS_BLOCK_KEYS;
 
     *s = (struct sums){
         .args = args,
         .dtype = dev->dtype,
         .kernels = dev->dtype == DTYPE_BF16 ? isa->columns_bf16 : isa->columns_f32,
         .group = args->q_heads / args->kv_heads,
+        .items = blocks * args->kv_heads,
         .head_stride = (rows + COLUMNS_LSE_ROWS) * d,
         .scratch_size = whole_lines(tile + lanes),
     };
+    s->threads = cpu_threads(dev, (size_t)s->items, 1);
+    return heads * s->head_stride + whole_lines(heads * rows) + 2 * whole_lines(rows) +
+           (size_t)s->threads * s->scratch_size;
+}
+
+size_t cpu_column_sums_workspace(const struct device *dev, const struct column_sums *args)
+{
+    struct sums s;
+
+    return sums_size(&s, dev, args) * sizeof(float);
+}
+
+static status sums_open(struct sums *s, struct device *dev, const struct column_sums *args)
+{
+    size_t rows = (size_t)args->rows, heads = (size_t)args->q_heads;
     size_t list = whole_lines(rows), lse = whole_lines(heads * rows);
-    size_t total = heads * s->head_stride + lse + 2 * list + (size_t)threads * s->scratch_size;
-    status st = cpu_workspace(dev, &memory, total * sizeof(float));
+    void *memory;
+    status st = cpu_workspace(dev, &memory, sums_size(s, dev, args) * sizeof(float));
+
     if (st) {
         return st;
     }
@@ -105,12 +122,12 @@ static struct columns_item item_of(const struct sums *s, int kv_head, int begin,
 }
 
 /* Row blocks of every query head. */
-static void find_lse(const struct sums *s, int threads)
+static void find_lse(const struct sums *s)
 {
     const struct column_sums *args = s->args;
     int blocks = (args->rows + COLUMNS_LSE_ROWS - 1) / COLUMNS_LSE_ROWS;
 
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(s->threads) schedule(dynamic, 1)
     for (int i = 0; i < blocks * args->q_heads; i++) {
         int head = i % args->q_heads;
         struct columns_item item = item_of(s, head / s->group, i / args->q_heads * COLUMNS_LSE_ROWS,
@@ -131,16 +148,13 @@ static void scale_lse(const struct sums *s)
 
 status cpu_column_sums(struct device *dev, const struct column_sums *args)
 {
-    int blocks = (args->n_keys + COLUMNS_BLOCK_KEYS - 1) / COLUMNS_BLOCK_KEYS;
-    int items = blocks * args->kv_heads;
-    int threads = cpu_threads(dev, (size_t)items, 1);
     struct sums s;
-    status st = sums_open(&s, dev, args, threads);
+    status st = sums_open(&s, dev, args);
 
     if (st) {
         return st;
     }
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(s.threads) schedule(static)
     for (int h = 0; h < args->kv_heads; h++) {
         struct columns_item item = item_of(&s, h, 0, 1, 1);
 
@@ -149,10 +163,10 @@ status cpu_column_sums(struct device *dev, const struct column_sums *args)
     if (args->lse) {
         scale_lse(&s);
     } else {
-        find_lse(&s, threads);
+        find_lse(&s);
     }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int i = 0; i < items; i++) {
+#pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1)
+    for (int i = 0; i < s.items; i++) {
         struct columns_item item =
             item_of(&s, i % args->kv_heads, i / args->kv_heads * COLUMNS_BLOCK_KEYS,
                     COLUMNS_BLOCK_KEYS, args->n_keys);

@@ -19,6 +19,7 @@ struct cpu_device {
     const struct cpu_isa *isa;
     void *workspace; /* cpu_workspace() */
     size_t workspace_bytes;
+    bool reserved;       /* it is as large as it will ever have to be */
     struct gemms *gemms; /* gemm.h */
 };
 
@@ -32,15 +33,34 @@ static inline const struct cpu_device *cpu_device_const(const struct device *dev
     return (const struct cpu_device *)dev;
 }
 
-/* Memory for one operation, 64-byte aligned, valid until the next call: grown rarely and kept, so
- * that a step does not allocate. */
+status cpu_alloc(struct device *dev, void **out, size_t bytes, const char *what);
+void cpu_free(struct device *dev, void *memory);
+
+/* Memory for one operation, 64-byte aligned, valid until the next call: what cpu_reserve() took, or
+ * without it grown as it is needed. */
 status cpu_workspace(struct device *dev, void **out, size_t bytes);
+status cpu_reserve(struct device *dev, const struct op_limits *limits);
+void cpu_drop_workspace(struct device *dev);
+
+/* Bytes that the operations ask cpu_workspace() for. */
+size_t cpu_linear_workspace(const struct device *dev, const struct matrix *w, int rows);
+size_t cpu_linear_rows_workspace(const struct device *dev, const struct matrix *w, int rows);
+size_t cpu_attention_workspace(const struct device *dev, int head_dim);
+size_t cpu_window_scores_workspace(const struct device *dev, const struct window_scores *args);
+size_t cpu_column_sums_workspace(const struct device *dev, const struct column_sums *args);
+size_t cpu_dot_scores_workspace(int kv_heads, int head_dim);
+/* Of cache heads of `keys` rows; the lists of `args` are not looked at. */
+size_t cpu_decode_attention_workspace(const struct device *dev, const struct decode_attention *args,
+                                      int keys);
+size_t cpu_decode_mass_workspace(const struct device *dev, int group, int head_dim, int keys);
+size_t cpu_draw_workspace(int rows, int n);
+size_t cpu_logit_histogram_workspace(int rows, int n);
 
 /* Threads worth starting for `work` units of which one thread should do at least `grain`. */
-static inline int cpu_threads(struct device *dev, size_t work, size_t grain)
+static inline int cpu_threads(const struct device *dev, size_t work, size_t grain)
 {
     size_t useful = work / grain;
-    size_t limit = (size_t)cpu_device(dev)->threads;
+    size_t limit = (size_t)cpu_device_const(dev)->threads;
 
     if (useful > limit) {
         useful = limit;

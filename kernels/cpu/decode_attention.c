@@ -10,7 +10,7 @@ struct splits {
     const struct decode_attention *args;
     enum dtype dtype;
     int group, heads, items; /* heads: of the cache, of all sequences */
-    size_t stride;
+    size_t stride, start_size, q_size;
     size_t part_size;    /* floats of one item: peak and sum (group), values (group, stride) */
     size_t scratch_size; /* floats of one thread */
     int32_t *start;      /* (heads + 1) first item of a cache head */
@@ -31,17 +31,14 @@ static int split_count(const struct decode_attention *args, int head)
     return (n + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS;
 }
 
-static status splits_open(struct splits *s, struct device *dev, const struct decode_attention *args,
-                          int threads)
+/* Floats of everything; of `args` the lengths are not looked at. */
+static size_t splits_size(struct splits *s, const struct device *dev,
+                          const struct decode_attention *args, size_t items)
 {
     int group = args->q_heads / args->cache_heads;
     int heads = args->rows * args->cache_heads;
-    size_t items = 0, lines = (size_t)group;
-    void *memory;
+    size_t lines = (size_t)group;
 
-    for (int i = 0; i < heads; i++) {
-        items += (size_t)split_count(args, i);
-    }
     *s = (struct splits){
         .args = args,
         .dtype = dev->dtype,
@@ -52,19 +49,43 @@ static status splits_open(struct splits *s, struct device *dev, const struct dec
     };
     s->part_size = whole_lines(2 * lines) + lines * s->stride;
     s->scratch_size = lines * (DECODE_TILE_ROWS + DECODE_MAX_LANES) + DECODE_MAX_LANES * s->stride;
-    size_t q_size = (size_t)heads * lines * s->stride;
-    size_t start_size = whole_lines((size_t)heads + 1);
-    size_t total = start_size + q_size + items * s->part_size + (size_t)threads * s->scratch_size;
-    status st = cpu_workspace(dev, &memory, total * sizeof(float));
+    s->start_size = whole_lines((size_t)heads + 1);
+    s->q_size = (size_t)heads * lines * s->stride;
+    return s->start_size + s->q_size + items * s->part_size;
+}
+
+size_t cpu_decode_attention_workspace(const struct device *dev, const struct decode_attention *args,
+                                      int keys)
+{
+    size_t splits = ((size_t)keys + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS;
+    struct splits s;
+    size_t floats =
+        splits_size(&s, dev, args, splits * (size_t)args->rows * (size_t)args->cache_heads);
+
+    return (floats + (size_t)cpu_device_const(dev)->threads * s.scratch_size) * sizeof(float);
+}
+
+static status splits_open(struct splits *s, struct device *dev, const struct decode_attention *args,
+                          int threads)
+{
+    size_t items = 0;
+    void *memory;
+
+    for (int i = 0; i < args->rows * args->cache_heads; i++) {
+        items += (size_t)split_count(args, i);
+    }
+    size_t floats = splits_size(s, dev, args, items);
+    status st =
+        cpu_workspace(dev, &memory, (floats + (size_t)threads * s->scratch_size) * sizeof(float));
     if (st) {
         return st;
     }
     s->start = memory;
-    s->q = (float *)memory + start_size;
-    s->parts = s->q + q_size;
+    s->q = (float *)memory + s->start_size;
+    s->parts = s->q + s->q_size;
     s->scratch = s->parts + items * s->part_size;
     s->start[0] = 0;
-    for (int i = 0; i < heads; i++) {
+    for (int i = 0; i < s->heads; i++) {
         s->start[i + 1] = s->start[i] + split_count(args, i);
     }
     return STATUS_OK;

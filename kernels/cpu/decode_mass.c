@@ -21,6 +21,24 @@ static size_t whole_lines(size_t floats)
     return (floats + 15) / 16 * 16;
 }
 
+/* Floats of a thread. */
+static size_t size_of_each(struct masses *m, int group, int head_dim, size_t longest)
+{
+    m->group = group;
+    m->q_stride = whole_lines((size_t)head_dim);
+    m->p_stride = whole_lines(longest);
+    return (size_t)group * (m->q_stride + m->p_stride + DECODE_TILE_ROWS) +
+           DECODE_MAX_LANES * m->q_stride;
+}
+
+size_t cpu_decode_mass_workspace(const struct device *dev, int group, int head_dim, int keys)
+{
+    struct masses m;
+
+    return (size_t)cpu_device_const(dev)->threads *
+           size_of_each(&m, group, head_dim, (size_t)keys) * sizeof(float);
+}
+
 static void load_queries(const struct masses *m, float *q, int head)
 {
     size_t d = (size_t)m->args->head_dim, group = (size_t)m->group;
@@ -85,7 +103,7 @@ static void run_head(const struct masses *m, float *out, int head, int thread,
 status cpu_decode_mass(struct device *dev, float *out, size_t stride,
                        const struct decode_attention *args, enum group_reduce how)
 {
-    size_t group = (size_t)(args->q_heads / args->cache_heads), rows = 0, longest = 0;
+    size_t rows = 0, longest = 0;
     void *memory;
 
     for (int i = 0; i < args->cache_heads; i++) {
@@ -99,11 +117,8 @@ status cpu_decode_mass(struct device *dev, float *out, size_t stride,
         .args = args,
         .dtype = dev->dtype,
         .kernels = cpu_device(dev)->isa->decode,
-        .group = (int)group,
-        .q_stride = whole_lines((size_t)args->head_dim),
-        .p_stride = whole_lines(longest),
     };
-    m.each = group * (m.q_stride + m.p_stride + DECODE_TILE_ROWS) + DECODE_MAX_LANES * m.q_stride;
+    m.each = size_of_each(&m, args->q_heads / args->cache_heads, args->head_dim, longest);
     status st = cpu_workspace(dev, &memory, (size_t)threads * m.each * sizeof(float));
     if (st) {
         return st;

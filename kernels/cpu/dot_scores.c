@@ -79,12 +79,17 @@ static void score_block(const struct dot_scores *args, enum dtype dtype, const f
     }
 }
 
+size_t cpu_dot_scores_workspace(int kv_heads, int head_dim)
+{
+    return (size_t)kv_heads * (size_t)head_dim * sizeof(float);
+}
+
 status cpu_dot_scores(struct device *dev, const struct dot_scores *args)
 {
-    size_t size = (size_t)args->kv_heads * (size_t)args->head_dim;
+    size_t bytes = cpu_dot_scores_workspace(args->kv_heads, args->head_dim);
     int blocks = (args->n_keys + DOT_BLOCK_KEYS - 1) / DOT_BLOCK_KEYS;
     void *memory;
-    status st = cpu_workspace(dev, &memory, size * sizeof(float));
+    status st = cpu_workspace(dev, &memory, bytes);
 
     if (st) {
         return st;
@@ -92,7 +97,7 @@ status cpu_dot_scores(struct device *dev, const struct dot_scores *args)
     float *q = memory;
     add_groups(q, dev->dtype, args);
 #pragma omp parallel for schedule(static) \
-    num_threads(cpu_threads(dev, (size_t)args->n_keys *size, 1 << 16))
+    num_threads(cpu_threads(dev, (size_t)args->n_keys *bytes, 1 << 18))
     for (int b = 0; b < blocks; b++) {
         int begin = b * DOT_BLOCK_KEYS;
         int end = args->n_keys - begin < DOT_BLOCK_KEYS ? args->n_keys : begin + DOT_BLOCK_KEYS;

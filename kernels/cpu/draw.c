@@ -132,13 +132,23 @@ static struct drawn perturbed(const float *logits, int n, int32_t first_id, cons
     return best;
 }
 
+static size_t blocks_of(int n)
+{
+    return ((size_t)n + DRAW_BLOCK - 1) / DRAW_BLOCK;
+}
+
+size_t cpu_draw_workspace(int rows, int n)
+{
+    return ((size_t)rows * blocks_of(n) + 1) * sizeof(struct drawn);
+}
+
 status cpu_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                 int first_id, const struct draw *draws)
 {
-    size_t blocks = ((size_t)n + DRAW_BLOCK - 1) / DRAW_BLOCK;
+    size_t blocks = blocks_of(n);
     struct drawn *parts;
     void *memory;
-    status st = cpu_workspace(dev, &memory, ((size_t)rows * blocks + 1) * sizeof(*parts));
+    status st = cpu_workspace(dev, &memory, cpu_draw_workspace(rows, n));
 
     if (st) {
         return st;

@@ -58,5 +58,7 @@ status linear_int8(struct device *dev, void *out, enum dtype out_dtype, const vo
                    const struct matrix *w, int rows);
 status linear_rows_int8(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                         const struct matrix *w, int rows);
+size_t linear_int8_workspace(const struct device *dev, const struct matrix *w, int rows);
+size_t linear_rows_int8_workspace(const struct matrix *w, int rows);
 
 #endif

@@ -90,6 +90,14 @@ static int block_features(const struct matrix *w)
     return features < w->rows ? features : w->rows;
 }
 
+static size_t widened_bytes(const struct matrix *w, int rows)
+{
+    size_t most = (size_t)(rows < BLOCK_ROWS ? rows : BLOCK_ROWS);
+    size_t features = (size_t)block_features(w);
+
+    return ((most + features) * (size_t)w->cols + most * features) * sizeof(float);
+}
+
 static status linear_widened(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
                              const struct matrix *w, int rows)
 {
@@ -98,9 +106,8 @@ static status linear_widened(struct device *dev, void *out, enum dtype out_dtype
     int most = rows < BLOCK_ROWS ? rows : BLOCK_ROWS;
     int features = block_features(w);
     struct widened job = {.dev = dev, .w = w, .out_dtype = out_dtype};
-    size_t floats = (size_t)(most + features) * cols + (size_t)most * (size_t)features;
     void *scratch;
-    status st = cpu_workspace(dev, &scratch, floats * sizeof(float));
+    status st = cpu_workspace(dev, &scratch, widened_bytes(w, rows));
 
     if (st) {
         return st;
@@ -146,6 +153,19 @@ static status linear_direct(struct device *dev, void *out, enum dtype out_dtype,
                        act_const_at(dev, w->data, (size_t)first * w->stride), cpu->threads);
     }
     return st;
+}
+
+size_t cpu_linear_workspace(const struct device *dev, const struct matrix *w, int rows)
+{
+    if (w->scale) {
+        return linear_int8_workspace(dev, w, rows);
+    }
+    if (w->layout == MATRIX_PACKED) {
+        return linear_packed_workspace(dev, w, rows);
+    }
+    return dev->dtype == DTYPE_BF16 && !cpu_device_const(dev)->isa->bf16_gemm
+               ? widened_bytes(w, rows)
+               : 0;
 }
 
 status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const void *x,

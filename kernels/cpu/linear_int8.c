@@ -105,16 +105,27 @@ static int block_features(const struct matrix *w)
     return features < w->rows ? features : w->rows;
 }
 
+static bool widens_x(const struct device *dev)
+{
+    return int8_to_wide(dev) && dev->dtype == DTYPE_BF16;
+}
+
+size_t linear_int8_workspace(const struct device *dev, const struct matrix *w, int rows)
+{
+    size_t most = (size_t)(rows < BLOCK_ROWS ? rows : BLOCK_ROWS), cols = (size_t)w->cols;
+    size_t features = (size_t)block_features(w);
+
+    return (features * (cols + most) + most * (widens_x(dev) ? cols : 0)) * sizeof(float);
+}
+
 status linear_int8(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                    const struct matrix *w, int rows)
 {
     size_t cols = (size_t)w->cols;
     int most = rows < BLOCK_ROWS ? rows : BLOCK_ROWS, features = block_features(w);
     struct job job = {.dev = dev, .w = w, .out = out, .out_dtype = out_dtype};
-    bool widen_x = int8_to_wide(dev) && dev->dtype == DTYPE_BF16;
-    size_t floats = (size_t)features * (cols + (size_t)most) + (size_t)most * (widen_x ? cols : 0);
     void *scratch;
-    status st = cpu_workspace(dev, &scratch, floats * sizeof(float));
+    status st = cpu_workspace(dev, &scratch, linear_int8_workspace(dev, w, rows));
 
     if (st) {
         return st;
@@ -127,7 +138,7 @@ status linear_int8(struct device *dev, void *out, enum dtype out_dtype, const vo
         int n = rows - r < most ? rows - r : most;
         const void *rows_of_x = act_const_at(dev, x, (size_t)r * cols);
 
-        if (widen_x) {
+        if (widens_x(dev)) {
             cpu_device(dev)->isa->elementwise->widen(job.x32, rows_of_x, (size_t)n * cols);
             rows_of_x = job.x32;
         }

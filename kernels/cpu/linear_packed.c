@@ -205,28 +205,41 @@ static size_t sums_words(const struct packed_job *job)
     return job->pairs > PACKED_PAIRS ? (size_t)block_first(job, job->blocks) * PACKED_FEATURES : 0;
 }
 
-/* Of `job` the output is known: where it goes, and how. */
-static status run_job(struct packed_job *job, struct device *dev, const bf16 *x,
-                      const struct matrix *w, int rows)
+/* Bytes of its workspace. */
+static size_t lay_out(struct packed_job *job, const struct device *dev, const struct matrix *w,
+                      int rows)
 {
-    job->kernels = cpu_device(dev)->isa->linear_packed;
-    job->x = x;
     job->w = w;
     job->rows = rows;
     job->blocks = (rows + PACKED_ROWS - 1) / PACKED_ROWS;
     job->pairs = (int)pairs_of(w->cols);
     job->panels = panels_of(w->rows);
     job->threads = cpu_threads(dev, cpu_packed_bytes(dev, w->rows, w->cols), MIN_BYTES);
-
-    size_t own = sums_words(job), all = own * (size_t)job->threads;
     size_t x_words = (size_t)block_first(job, job->blocks) * (size_t)job->pairs + LINE_WORDS;
+    return (sums_words(job) * (size_t)job->threads + x_words) * sizeof(uint32_t);
+}
+
+size_t linear_packed_workspace(const struct device *dev, const struct matrix *w, int rows)
+{
+    struct packed_job job;
+
+    return lay_out(&job, dev, w, rows);
+}
+
+/* Of `job` the output is known: where it goes, and how. */
+static status run_job(struct packed_job *job, struct device *dev, const bf16 *x,
+                      const struct matrix *w, int rows)
+{
     bool as_it_lies = rows == 1 && w->cols % 2 == 0;
     void *memory;
-    status st = cpu_workspace(dev, &memory, (all + x_words) * sizeof(uint32_t));
+    status st = cpu_workspace(dev, &memory, lay_out(job, dev, w, rows));
 
     if (st) {
         return st;
     }
+    job->kernels = cpu_device(dev)->isa->linear_packed;
+    job->x = x;
+    size_t own = sums_words(job), all = own * (size_t)job->threads;
     uint32_t *packed_x = (uint32_t *)memory + all;
     job->packed_x = as_it_lies ? (const uint32_t *)x : packed_x;
 #pragma omp parallel num_threads(job->threads) if (job->threads > 1)

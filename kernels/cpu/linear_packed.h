@@ -55,6 +55,7 @@ extern const struct linear_packed_kernels linear_packed_avx512_bf16;
 /* op_linear() and op_linear_rows() for a packed w, and the same added to what `sum` holds. */
 status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
                      const struct matrix *w, int rows);
+size_t linear_packed_workspace(const struct device *dev, const struct matrix *w, int rows);
 status linear_packed_add(struct device *dev, float *sum, const bf16 *x, const struct matrix *w,
                          int rows);
 

@@ -81,6 +81,14 @@ static void pack_tile(uint32_t *out, const bf16 *x, size_t stride, int rows, siz
     }
 }
 
+static size_t tiles_bytes(const struct matrix *w, int rows)
+{
+    size_t steps = ((size_t)w->cols + DOT_TILE_COLS - 1) / DOT_TILE_COLS;
+    size_t groups = ((size_t)rows + DOT_TILE_ROWS - 1) / DOT_TILE_ROWS;
+
+    return groups * steps * DOT_TILE_ROWS * DOT_TILE_COLS / 2 * sizeof(uint32_t);
+}
+
 static status pack_tiles(struct job *job)
 {
     size_t cols = (size_t)job->w->cols, steps = (cols + DOT_TILE_COLS - 1) / DOT_TILE_COLS;
@@ -89,7 +97,7 @@ static status pack_tiles(struct job *job)
     int threads = cpu_threads(job->dev, (size_t)groups * group_words, MIN_WORDS);
     const bf16 *x = job->x;
     void *packed;
-    status st = cpu_workspace(job->dev, &packed, (size_t)groups * group_words * sizeof(uint32_t));
+    status st = cpu_workspace(job->dev, &packed, tiles_bytes(job->w, job->rows));
 
     if (st) {
         return st;
@@ -122,6 +130,23 @@ static status widen_x(struct job *job)
         job->x = wide;
     }
     return st;
+}
+
+size_t cpu_linear_rows_workspace(const struct device *dev, const struct matrix *w, int rows)
+{
+    enum dot_x form = kernels_of(dev)->x_form;
+
+    if (w->scale) {
+        return linear_rows_int8_workspace(w, rows);
+    }
+    if (w->layout == MATRIX_PACKED) {
+        return linear_packed_workspace(dev, w, rows);
+    }
+    if (form == DOT_X_PLAIN) {
+        return 0;
+    }
+    return form == DOT_X_WIDENED ? (size_t)rows * (size_t)w->cols * sizeof(float)
+                                 : tiles_bytes(w, rows);
 }
 
 status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,

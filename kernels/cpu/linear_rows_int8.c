@@ -69,13 +69,23 @@ static void run_tasks(const struct job *job, int first, int features)
     }
 }
 
+static size_t padded_cols(const struct matrix *w)
+{
+    return ((size_t)w->cols + INT8_STEP - 1) / INT8_STEP * INT8_STEP;
+}
+
+size_t linear_rows_int8_workspace(const struct matrix *w, int rows)
+{
+    return (size_t)rows * INT8_PLANES * padded_cols(w);
+}
+
 static status split_rows(struct job *job, struct device *dev, const void *x)
 {
     size_t cols = (size_t)job->w->cols;
     void *planes;
 
-    job->padded = (cols + INT8_STEP - 1) / INT8_STEP * INT8_STEP;
-    status st = cpu_workspace(dev, &planes, (size_t)job->rows * INT8_PLANES * job->padded);
+    job->padded = padded_cols(job->w);
+    status st = cpu_workspace(dev, &planes, linear_rows_int8_workspace(job->w, job->rows));
     if (st) {
         return st;
     }

@@ -29,13 +29,23 @@ static void count_block(struct logit_bin *bins, const struct logit_histogram *ar
     }
 }
 
+static size_t blocks_of(int n)
+{
+    return ((size_t)n + HISTOGRAM_BLOCK - 1) / HISTOGRAM_BLOCK;
+}
+
+size_t cpu_logit_histogram_workspace(int rows, int n)
+{
+    return ((size_t)rows * blocks_of(n) * OP_HISTOGRAM_BINS + 1) * sizeof(struct logit_bin);
+}
+
 status cpu_logit_histogram(struct device *dev, const struct logit_histogram *args)
 {
-    size_t blocks = ((size_t)args->n + HISTOGRAM_BLOCK - 1) / HISTOGRAM_BLOCK;
+    size_t blocks = blocks_of(args->n);
     size_t row_bins = blocks * OP_HISTOGRAM_BINS;
     struct logit_bin *parts;
     void *memory;
-    status st = cpu_workspace(dev, &memory, ((size_t)args->rows * row_bins + 1) * sizeof(*parts));
+    status st = cpu_workspace(dev, &memory, cpu_logit_histogram_workspace(args->rows, args->n));
 
     if (st) {
         return st;

@@ -13,7 +13,7 @@ struct passes {
     enum dtype dtype;
     const struct window_kernels *kernels;
     int rows, blocks, threads;
-    size_t q_size, scratch_size;
+    size_t q_size, stats_size, whole_size, scratch_size;
     float *q;       /* (kv_heads, rows padded, head_dim) */
     float *stats;   /* (blocks, kv_heads, 2, rows): peaks, sums */
     float *whole;   /* (kv_heads, 2, rows): of all keys */
@@ -35,39 +35,53 @@ static struct window_scratch scratch_of(const struct passes *p, int thread)
         .k = k, .s = s, .lanes = s + (size_t)ATTENTION_BLOCK_ROWS * ATTENTION_TILE_KEYS};
 }
 
-static status passes_open(struct passes *p, struct device *dev, const struct window_scores *args)
+/* Floats of everything. */
+static size_t passes_size(struct passes *p, const struct device *dev,
+                          const struct window_scores *args)
 {
     size_t rows = (size_t)(args->q_heads / args->kv_heads) * (size_t)args->window;
     size_t kv_heads = (size_t)args->kv_heads, d = (size_t)args->head_dim;
     size_t blocks = ((size_t)args->n_keys + WINDOW_BLOCK_KEYS - 1) / WINDOW_BLOCK_KEYS;
     size_t items = blocks * kv_heads;
-    void *memory;
 
     *p = (struct passes){
         .args = args,
         .dtype = dev->dtype,
-        .kernels = cpu_device(dev)->isa->window,
+        .kernels = cpu_device_const(dev)->isa->window,
         .rows = (int)rows,
         .blocks = (int)blocks,
         .threads = cpu_threads(dev, items, 1),
         .q_size = whole_lines((rows + ATTENTION_BLOCK_ROWS) * d),
+        .stats_size = whole_lines(items * 2 * rows),
+        .whole_size = whole_lines(kv_heads * 2 * rows),
         .scratch_size = whole_lines(ATTENTION_TILE_KEYS * (d + ATTENTION_BLOCK_ROWS) +
                                     rows * ATTENTION_MAX_LANES),
     };
-    size_t stats = whole_lines(items * 2 * rows), whole = whole_lines(kv_heads * 2 * rows);
-    size_t from = whole_lines((size_t)args->window);
-    size_t total =
-        kv_heads * p->q_size + stats + whole + from + (size_t)p->threads * p->scratch_size;
-    status st = cpu_workspace(dev, &memory, total * sizeof(float));
+    return kv_heads * p->q_size + p->stats_size + p->whole_size +
+           whole_lines((size_t)args->window) + (size_t)p->threads * p->scratch_size;
+}
+
+size_t cpu_window_scores_workspace(const struct device *dev, const struct window_scores *args)
+{
+    struct passes p;
+
+    return passes_size(&p, dev, args) * sizeof(float);
+}
+
+static status passes_open(struct passes *p, struct device *dev, const struct window_scores *args)
+{
+    size_t kv_heads = (size_t)args->kv_heads;
+    void *memory;
+    status st = cpu_workspace(dev, &memory, passes_size(p, dev, args) * sizeof(float));
 
     if (st) {
         return st;
     }
     p->q = memory;
     p->stats = p->q + kv_heads * p->q_size;
-    p->whole = p->stats + stats;
-    p->from = (int32_t *)(p->whole + whole);
-    p->scratch = p->whole + whole + from;
+    p->whole = p->stats + p->stats_size;
+    p->from = (int32_t *)(p->whole + p->whole_size);
+    p->scratch = p->whole + p->whole_size + whole_lines((size_t)args->window);
     memset(p->q, 0, kv_heads * p->q_size * sizeof(float));
     for (int t = 0; t < args->window; t++) {
         p->from[t] = attention_first_key(args->positions, args->n_keys - args->window + t,

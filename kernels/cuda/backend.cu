@@ -263,6 +263,12 @@ static void cuda_free(struct device *dev, void *memory)
     }
 }
 
+/* Its workspaces grow. */
+static status cuda_reserve(struct device *, const struct op_limits *)
+{
+    return STATUS_OK;
+}
+
 static status cuda_free_memory(struct device *, uint64_t *bytes)
 {
     size_t free_bytes = 0, total = 0;
@@ -371,6 +377,7 @@ const struct backend backend_cuda = {
     .alloc = cuda_alloc,
     .free = cuda_free,
     .free_memory = cuda_free_memory,
+    .reserve = cuda_reserve,
     .upload = cuda_upload,
     .download = cuda_download,
     .fetch = cuda_fetch,

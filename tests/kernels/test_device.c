@@ -1,5 +1,5 @@
 /* test_device.c - opening devices, choosing instruction sets, and device memory. */
-#include "kernels/device.h"
+#include "kernels/op.h"
 #include "tests/check.h"
 
 #include <string.h>
@@ -103,6 +103,73 @@ static void test_memory_that_cannot_be_had_is_refused_by_name(void **state)
     device_close(dev);
 }
 
+/* A model of one layer, whose every weight is this one. */
+static struct op_limits limits_of(const struct matrix *const *w, int keys)
+{
+    return (struct op_limits){.weights = w,
+                              .n_weights = 1,
+                              .chunk_rows = 8,
+                              .keys = keys,
+                              .q_heads = 4,
+                              .kv_heads = 2,
+                              .head_dim = 8,
+                              .vocab_rows = 100};
+}
+
+static status draw(struct device *dev, const float *logits, int rows, int n)
+{
+    struct draw draws[OP_MAX_DECODE_ROWS] = {{.temperature = 0}};
+    struct drawn out[OP_MAX_DECODE_ROWS];
+
+    return op_draw(dev, out, logits, rows, n, 0, draws);
+}
+
+static void test_a_workspace_that_cannot_be_had_is_refused_when_it_is_reserved(void **state)
+{
+    static const float data[8 * 8];
+    const struct matrix w = {.data = data, .rows = 8, .cols = 8, .stride = 8};
+    const struct matrix *weights = &w;
+    struct op_limits limits = limits_of(&weights, INT32_MAX);
+    struct device *dev = NULL;
+
+    (void)state;
+    CHECK_OK(device_open(&dev, "cpu", &config));
+    limits.q_heads = 1 << 15;
+    limits.head_dim = OP_MAX_HEAD_DIM;
+    CHECK_FAILS(op_reserve(dev, &limits), STATUS_EXHAUSTED, "the workspace of operations");
+    CHECK_OK(draw(dev, data, 1, 64)); /* nothing is reserved: it grows */
+    device_close(dev);
+}
+
+static void test_what_is_reserved_is_enough_within_the_limits_and_does_not_grow(void **state)
+{
+    enum { VOCAB = 1 << 21 };
+    static float logits[VOCAB];
+    const struct matrix w = {.data = logits, .rows = 8, .cols = 8, .stride = 8};
+    const struct matrix *weights = &w;
+    struct op_limits limits = limits_of(&weights, 64);
+    struct device *dev = NULL;
+
+    (void)state;
+    CHECK_OK(device_open(&dev, "cpu", &config));
+    CHECK_OK(op_reserve(dev, &limits));
+    CHECK_OK(draw(dev, logits, OP_MAX_DECODE_ROWS, 100));
+    struct logit_bin bins[OP_HISTOGRAM_BINS];
+    const float one = 1, peak = 0;
+    struct logit_histogram histogram = {.out = bins,
+                                        .logits = logits,
+                                        .peak = &peak,
+                                        .temperature = &one,
+                                        .rows = 1,
+                                        .n = VOCAB,
+                                        .shift = 24};
+    CHECK_FAILS(op_logit_histogram(dev, &histogram), STATUS_INTERNAL, "reserved are");
+    limits.vocab_rows = VOCAB; /* of another model on this device */
+    CHECK_OK(op_reserve(dev, &limits));
+    CHECK_OK(op_logit_histogram(dev, &histogram));
+    device_close(dev);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +179,8 @@ int main(void)
         cmocka_unit_test(test_the_instruction_set_can_be_lowered_and_is_described),
         cmocka_unit_test(test_memory_is_zeroed_and_aligned),
         cmocka_unit_test(test_memory_that_cannot_be_had_is_refused_by_name),
+        cmocka_unit_test(test_a_workspace_that_cannot_be_had_is_refused_when_it_is_reserved),
+        cmocka_unit_test(test_what_is_reserved_is_enough_within_the_limits_and_does_not_grow),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* Memory that is missing when a plan is applied, at every allocation once, on either rank: the
  * request that needed it fails on all ranks alike, its neighbour's tokens are those of an
- * undisturbed run, nothing is left behind, and the group goes on. */
+ * undisturbed run, nothing is left behind, and the group goes on.  And memory that is missing when
+ * an engine is opened: it is refused, and not found missing by a plan. */
 #include "common/log.h"
 #include "common/slices.h"
 #include "tests/check.h"
@@ -291,9 +292,52 @@ static void test_missing_memory_fails_the_request_that_needs_it_and_no_other(voi
     assert_int_equal(run.n_requests, run.n_failures[0] + run.n_failures[1]);
 }
 
+/* ---- an engine that is opened ---- */
+
+static status open_with_one_failing(struct comm *comm, void *context)
+{
+    const struct device_config device = {.dtype = DTYPE_F32, .threads = 1};
+    const struct engine_config config = {.max_context = 128, .kv_bytes = 16 << 20};
+    struct device *dev = NULL;
+    struct model *model = NULL;
+    struct engine *engine = NULL;
+    int *n_failures = context;
+    status st = device_open(&dev, "cpu", &device);
+
+    if (!st) {
+        st = model_open(&model, dev, GOLDENS "llama-gqa/model", 0, 1);
+    }
+    for (bool opened = false; !st && !opened;) {
+        left = *n_failures;
+        status lack = engine_open(&engine, dev, model, comm, &config);
+        opened = left >= 0;
+        left = -1;
+        if (lack != (opened ? STATUS_OK : STATUS_EXHAUSTED)) {
+            st = status_fail(STATUS_INTERNAL, "allocation %d missing: status %d", *n_failures,
+                             (int)lack);
+        }
+        *n_failures += !opened;
+    }
+    engine_close(engine);
+    model_close(model);
+    device_close(dev);
+    return st;
+}
+
+static void test_an_engine_without_memory_for_any_of_its_buffers_is_not_opened(void **state)
+{
+    int n_failures = 0;
+
+    (void)state;
+    log_init("test", LOG_ERROR, false);
+    group_run(1, open_with_one_failing, &n_failures);
+    CHECK(n_failures > 40); /* scratch alone has so many buffers */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_engine_without_memory_for_any_of_its_buffers_is_not_opened),
         cmocka_unit_test(test_missing_memory_fails_the_request_that_needs_it_and_no_other),
     };
 
