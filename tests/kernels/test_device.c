@@ -155,11 +155,12 @@ static void test_what_is_reserved_is_enough_within_the_limits_and_does_not_grow(
     CHECK_OK(op_reserve(dev, &limits));
     CHECK_OK(draw(dev, logits, OP_MAX_DECODE_ROWS, 100));
     struct logit_bin bins[OP_HISTOGRAM_BINS];
-    const float one = 1, peak = 0;
+    const struct logit_filter filter = {.row = 0, .temperature = 1};
+    const struct drawn peak = {0};
     struct logit_histogram histogram = {.out = bins,
                                         .logits = logits,
-                                        .peak = &peak,
-                                        .temperature = &one,
+                                        .filters = &filter,
+                                        .peaks = &peak,
                                         .rows = 1,
                                         .n = VOCAB,
                                         .shift = 24};
