@@ -11,6 +11,7 @@ from matplotlib import pyplot  # noqa: E402
 # small files, the same ones for the same answers
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "winnow"})
 NO_DATE = {"Date": None}
+HEAT = ("needle", "callsigns")  # suites whose examples have a length and a depth
 
 
 def cells(entries, key):
@@ -23,7 +24,7 @@ def cells(entries, key):
 
 def column(suite):
     """What the columns of the table are."""
-    if suite == "needle":
+    if suite in HEAT:
         return lambda e: e["length"]
     return lambda e: e["task"]
 
@@ -75,9 +76,9 @@ def plot_heat(path, entries, methods):
     for axis in axes.flat[len(methods):]:
         axis.set_visible(False)
     for axis, method in zip(axes.flat, methods):
-        scores = {(e["length"], e["depth"]): 100 * e["score"]
-                   for e in entries if e["method"] == method}
-        grid = [[scores.get((n, d), float("nan")) for n in lengths] for d in depths]
+        scores = cells([e for e in entries if e["method"] == method],
+                       lambda e: (e["length"], e["depth"]))
+        grid = [[scores.get((method, (n, d)), (float("nan"),))[0] for n in lengths] for d in depths]
         image = axis.imshow(grid, aspect="auto", vmin=0, vmax=100, cmap="viridis")
         axis.set_title(method.replace(":", "\n"), fontsize=7)
         axis.set_xticks(range(len(lengths)), map(str, lengths), rotation=45)
@@ -97,7 +98,7 @@ def write(stem, suite, entries, methods):
         "suite": suite, "methods": methods,
         "scores": [{"method": m, "cell": c, "score": s, "examples": n}
                    for (m, c), (s, n) in sorted(cells(entries, key).items(), key=str)]}, indent=1) + "\n")
-    if suite == "needle":
+    if suite in HEAT:
         plot_heat(stem.with_suffix(".svg"), entries, methods)
     else:
         plot_bars(stem.with_suffix(".svg"), entries, methods, key)

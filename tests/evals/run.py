@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Evaluate a model behind winnow: LongBench, RULER, or the needle in a haystack, by method.
+"""Evaluate a model behind winnow: LongBench, RULER, a needle in a haystack, or call signs, by method.
 
 usage: run.py SUITE --model DIR --data DIR [--method SPEC...]      starts a service of its own
        run.py SUITE --server HOST:PORT --data DIR [...]            asks one that runs
 
-SUITE is longbench, ruler or needle.  A SPEC is a method of the API with parameters:
+SUITE is longbench, ruler, needle or callsigns.  A SPEC is a method of the API with parameters:
     FULL   FASTKV   FASTKV:retain_rate=0.2,tsp_rate=0.4,tsp_layer=20,window=32   SNAPKV:capacity=512
 Answers are kept in --out, a line each, so a run that was stopped goes on where it was.  At the end stand
 SUITE.md, SUITE.json and SUITE.svg in the same folder.

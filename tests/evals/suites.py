@@ -2,9 +2,11 @@
 
 An example is asked about as text, or as ids where its length matters to the token.  Data come from a
 folder laid out as the published ones: longbench/TASK.jsonl with longbench_prompts.json beside it,
-ruler/FOLDER/TASK.jsonl, needle_haystack/PaulGrahamEssays/*.txt.
+ruler/FOLDER/TASK.jsonl, needle_haystack/PaulGrahamEssays/*.txt; and test_public.jsonl, which the
+retrieval model brings along.
 """
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -15,6 +17,7 @@ NEEDLE = ("\nThe best thing to do in San Francisco is eat a sandwich and sit in 
           "sunny day.\n")
 NEEDLE_ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day."
 NEEDLE_QUESTION = "The best thing to do in San Francisco is: "
+CALLSIGN_TOKENS = 5  # three words, a full stop, the end
 NEEDLE_BUFFER = 200  # tokens left for the question, as published
 
 
@@ -110,7 +113,23 @@ def needle(client, data, options):
                           labels={"length": length, "depth": depth})
 
 
-SUITES = {"longbench": longbench, "ruler": ruler, "needle": needle}
+def callsigns(client, data, options):
+    """The retrieval model's own cases: one of many call signs in a text; all of it, or nothing.
+    A limit is of each length, from all depths."""
+    by_length = defaultdict(list)
+    for row in _rows(data / "test_public.jsonl"):
+        if row["prompt_tokens"] + CALLSIGN_TOKENS <= options.max_length:
+            by_length[row["length"]].append(row)
+    for rows in by_length.values():  # in the order of their depth
+        step = -(-len(rows) // (options.limit or len(rows)))
+        for row in rows[::step]:
+            yield Example("callsigns", "callsigns", row["id"], row["prompt"],
+                          lambda answer, row=row: float(answer.startswith(row["answer"])),
+                          CALLSIGN_TOKENS, labels={"length": row["length"],
+                                                   "depth": min(4, int(5 * row["depth"])) * 20})
+
+
+SUITES = {"longbench": longbench, "ruler": ruler, "needle": needle, "callsigns": callsigns}
 
 
 def folder(path):

@@ -31,6 +31,9 @@ def data(tmp_path_factory):
     (folder / "ruler" / "niah.jsonl").write_text(json.dumps({
         "index": 0, "task": "niah", "input": "The number is 7.", "answer_prefix": " It is",
         "outputs": ["7", "8"], "max_new_tokens": 4, "length": 40}) + "\n")
+    (folder / "test_public.jsonl").write_text("".join(json.dumps({
+        "id": f"case-{n}", "length": 300 * n, "prompt_tokens": 300 * n, "depth": 0.99 * (n - 1),
+        "prompt": "Once upon a time " * 50 * n, "answer": " there"}) + "\n" for n in (1, 2)))
     essays = folder / "needle_haystack" / "PaulGrahamEssays"
     essays.mkdir(parents=True)
     (essays / "a.txt").write_text("The sun is warm. Birds sing in the tree. " * 5)
@@ -46,7 +49,7 @@ def run(data, out, suite, *options):
 
 
 @pytest.mark.parametrize("suite,options,examples", [
-    ("longbench", (), 6), ("ruler", (), 1),
+    ("longbench", (), 6), ("ruler", (), 1), ("callsigns", (), 1),
     ("needle", ("--lengths", "350,450", "--depths", "0,50,100"), 6)])
 def test_an_evaluation_runs_to_its_tables_and_goes_on_where_it_was(
     data, tmp_path, suite, options, examples):
