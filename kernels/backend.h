@@ -91,6 +91,7 @@ struct backend {
                       void *v, int n);
     status (*decode_mass)(struct device *dev, float *out, size_t stride,
                           const struct decode_attention *args, enum group_reduce how);
+    status (*evict)(struct device *dev, const struct evict *args);
     status (*penalize)(struct device *dev, float *out, const float *logits, int rows, int n,
                        int first_id, const struct penalty *penalties);
     status (*draw)(struct device *dev, struct drawn *out, const float *logits, int rows, int n,

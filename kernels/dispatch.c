@@ -404,6 +404,12 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
     return dev->backend->decode_mass(dev, out, stride, args, how);
 }
 
+status op_evict(struct device *dev, const struct evict *args)
+{
+    assert(args->heads > 0);
+    return dev->backend->evict(dev, args);
+}
+
 status op_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
                    int first_id, const struct penalty *penalties)
 {

@@ -309,6 +309,38 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
                       const struct decode_attention *args, enum group_reduce how);
 
 /*
+ * Which row leaves a cache head after a decode step whose new row is the head's last.  Each row has
+ * a note; the new one gets its own, then what the step's attention gave each row joins its mass.
+ * Rows below position `first`, above `recent`, or with one of the marks, stay; if those that may go
+ * are more than n_others, the lightest of them goes, of equal ones the highest position.  The notes
+ * follow the rows: the last one takes the place of the one that goes, or in an ordered cache those
+ * behind it move up.
+ */
+struct kv_note {
+    float mass; /* attention that the row got so far */
+    int32_t position;
+    uint32_t marks; /* what kind of token it holds */
+};
+struct evict_rule {
+    struct kv_note *notes; /* (>= rows) on the device */
+    int32_t rows;
+    int32_t position; /* of the new row, and its marks */
+    uint32_t new_marks;
+    int32_t first, recent;
+    uint32_t marks;
+    int32_t n_others;
+};
+struct evict {
+    int32_t *out;                   /* (heads): the row that goes, or -1 */
+    const struct evict_rule *rules; /* (heads) on the device */
+    const float *mass;              /* (heads, stride) of op_decode_mass(); NULL: nothing joins */
+    size_t stride;
+    int heads;
+    bool ordered;
+};
+status op_evict(struct device *dev, const struct evict *args);
+
+/*
  * Penalties on the tokens that a sequence has seen, before anything else is done with its logits.
  * Of row r with x = logits[r][i], i < n, id first_id + i: a token that was seen at all has
  * x / repetition if x > 0, else x * repetition; from that go frequency * (how often it was

@@ -79,13 +79,13 @@ static status place_row(const struct step *step, int layer, const struct part *p
     const struct step_lists *host = &step->host;
     int sliding = step->member->model->config.sliding_window;
     int position = sequence_position(sequence);
+    bool evicts = evict_follows(sequence);
 
     for (int head = 0; head < part->heads; head++) {
         size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads + head);
-        uint8_t mark = evict_mark(&sequence->params, sequence->token);
         status st = evict_before(step->cache, sequence, layer, head);
         if (!st) {
-            st = kvcache_append(step->cache, sequence->slot, layer, head, position, mark,
+            st = kvcache_append(step->cache, sequence->slot, layer, head, position,
                                 &host->slot[cell]);
         }
         if (st) {
@@ -99,6 +99,10 @@ static status place_row(const struct step *step, int layer, const struct part *p
             sliding && !sequence->ranked
                 ? kvcache_first(step->cache, sequence->slot, layer, head, position - sliding + 1)
                 : 0;
+        if (evicts) {
+            step->member->scratch->host_rules[cell] =
+                evict_rule(step->cache, sequence, layer, head, part->heads);
+        }
     }
     return STATUS_OK;
 }
@@ -149,6 +153,16 @@ static void place_tokens(const struct step *step)
     }
 }
 
+static bool any_evicts(const struct step *step)
+{
+    for (int i = 0; i < step->live; i++) {
+        if (evict_follows(step->rows[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* All layers at once, so that one upload serves the step. */
 static status place_rows(struct step *step)
 {
@@ -169,6 +183,9 @@ static status place_rows(struct step *step)
     }
     place_tokens(step);
     st = kvcache_settle(step->cache);
+    if (!st && any_evicts(step)) {
+        st = device_upload(step->member->dev, s->rules, s->host_rules, cells * sizeof(*s->rules));
+    }
     return st ? st : device_upload(step->member->dev, s->step, s->host_step, bytes);
 }
 
@@ -242,7 +259,7 @@ static struct decode_attention attention_of_row(const struct step *step, const s
     return one;
 }
 
-/* The part's new rows join the cache and attend to it; then rows may leave it. */
+/* The part's new rows join the cache and attend to it; then rows that leave it are chosen. */
 static status attend(const struct step *step, int layer, const struct part *part)
 {
     const struct model *model = step->member->model;
@@ -271,8 +288,12 @@ static status attend(const struct step *step, int layer, const struct part *part
     for (int row = 0; !st && row < part->n && part->first + row < step->live; row++) {
         const struct sequence *sequence = step->rows[part->first + row];
         const struct decode_attention one = attention_of_row(step, part, &all, row);
-        st = ranked ? ranked_attention(step->member, step->cache, sequence, layer, &one)
-                    : evict_after(step->member, step->cache, sequence, layer, &one);
+        if (ranked) {
+            st = ranked_attention(step->member, step->cache, sequence, layer, &one);
+        } else if (evict_follows(sequence)) {
+            st = evict_after(step->member, step->cache, sequence,
+                             cell + (size_t)(row * part->heads), &one);
+        }
     }
     return st;
 }
@@ -316,12 +337,7 @@ static struct part *part_to_record(struct step *step)
     if (!step->member->graphs || part->n < step->live) {
         return NULL;
     }
-    for (int i = 0; i < step->live; i++) {
-        if (evict_follows(step->rows[i])) {
-            return NULL;
-        }
-    }
-    return part;
+    return any_evicts(step) ? NULL : part;
 }
 
 status decode_step(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
@@ -347,8 +363,42 @@ status decode_step(struct member *member, struct kvcache *cache, struct sequence
     } else if (!st) {
         st = enqueue(&step);
     }
+    if (!st && any_evicts(&step)) {
+        st = device_fetch(member->dev, member->scratch->host_evicted, member->scratch->evicted,
+                          (size_t)member->model->config.layers * step.layer_cells *
+                              sizeof(*member->scratch->evicted));
+    }
     for (int i = 0; !st && i < n; i++) {
         rows[i]->appended++;
     }
     return st;
+}
+
+/* Of one layer. */
+static status end_part(const struct step *step, int layer, const struct part *part)
+{
+    status st = STATUS_OK;
+
+    for (int row = 0; !st && row < part->n; row++) {
+        const struct sequence *sequence = step->rows[part->first + row];
+        size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads);
+        if (evict_follows(sequence)) {
+            st = evict_end(step->member, step->cache, sequence, layer, part->heads, cell);
+        }
+    }
+    return st;
+}
+
+status decode_end(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
+{
+    struct step step = {.member = member, .cache = cache, .rows = rows, .live = n, .n = n};
+    status st = STATUS_OK;
+
+    divide(&step);
+    for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
+        for (int p = 0; !st && p < PARTS; p++) {
+            st = end_part(&step, layer, &step.parts[p]);
+        }
+    }
+    return st ? st : kvcache_settle(cache);
 }

@@ -11,4 +11,8 @@
  * A row's bits do not depend on the others. */
 status decode_step(struct member *member, struct kvcache *cache, struct sequence **rows, int n);
 
+/* Behind a device_sync() after decode_step(), of the same rows: those that the device chose leave
+ * the cache. */
+status decode_end(struct member *member, struct kvcache *cache, struct sequence **rows, int n);
+
 #endif

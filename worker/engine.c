@@ -284,10 +284,16 @@ static status decode_batch(struct engine *engine, struct sequence **rows, int n)
 {
     status st = decode_step(&engine->member, engine->cache, rows, n);
 
+    if (!st) {
+        st = chooser_next(engine->chooser, rows, n, false);
+    }
+    if (!st) {
+        st = decode_end(&engine->member, engine->cache, rows, n);
+    }
     for (int i = 0; !st && i < n; i++) {
         st = report_live(engine, rows[i]);
     }
-    return st ? st : chooser_next(engine->chooser, rows, n, false);
+    return st;
 }
 
 static status decode_slots(struct engine *engine, const uint32_t *slots, uint32_t n)

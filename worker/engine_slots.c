@@ -1,6 +1,7 @@
 /* engine_slots.c - sequences of an engine: how they begin, fork and end. */
 #include "common/log.h"
 #include "worker/engine_state.h"
+#include "worker/evict.h"
 #include "worker/ranked.h"
 
 #include <stdlib.h>
@@ -107,7 +108,8 @@ static status open_cache(struct engine *engine, struct sequence *sequence)
 
     count_rows(engine, sequence, max_rows);
     return kvcache_begin(engine->cache, sequence->slot,
-                         member_cache_heads(&engine->member, &sequence->params).n, max_rows);
+                         member_cache_heads(&engine->member, &sequence->params).n, max_rows,
+                         evict_follows(sequence));
 }
 
 /* Memory that only one rank may lack is no failure of the group: it is noted, and the ranks agree

@@ -4,21 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Which rows of a head stay whatever their mass is; of the others the heaviest `n_others`. */
-struct rule {
-    int first;     /* positions below */
-    int recent;    /* positions above */
-    uint8_t marks; /* of any of these kinds */
-    bool by_age;   /* the oldest go, instead of the lightest */
-    int n_others;
-};
-
-/* A cache head. */
-struct place {
-    struct kvcache *cache;
-    int slot, layer, head;
-};
-
 /* ids ascend. */
 static bool contains(const uint32_t *ids, int n, int32_t token)
 {
@@ -43,167 +28,109 @@ uint8_t evict_mark(const struct method_params *params, int32_t token)
     return (uint8_t)((special ? EVICT_SPECIAL : 0) | (punct ? EVICT_PUNCT : 0));
 }
 
-void evict_begin(struct kvcache *cache, const struct sequence *sequence,
-                 const struct evict_head *head)
+status evict_begin(struct member *member, struct kvcache *cache, const struct sequence *sequence,
+                   const struct evict_head *head)
 {
-    int rows = kvcache_rows(cache, sequence->slot, head->layer, head->head);
+    struct kv_note *notes = member->scratch->host_notes;
 
-    for (int page = 0, begin = 0; begin < rows; page++) {
-        struct kv_notes notes = kvcache_notes(cache, sequence->slot, head->layer, head->head, page);
-
-        for (int i = 0; i < notes.n; i++) {
-            notes.mass[i] = head->mass[notes.positions[i]];
-            notes.mark[i] = head->marks[notes.positions[i]];
-        }
-        begin += notes.n;
+    for (int i = 0; i < head->n; i++) {
+        int32_t position = head->positions[i];
+        notes[i] = (struct kv_note){head->mass[position], position, head->marks[position]};
     }
+    return device_upload(member->dev, kvcache_notes(cache, sequence->slot, head->layer, head->head),
+                         notes, (size_t)head->n * sizeof(*notes));
 }
 
-static bool stays(const struct rule *rule, int position, uint8_t mark)
+/* How many rows of a head have a position from `first` on, and which of them is the oldest. */
+static int count_from(const struct kvcache *cache, int slot, int layer, int head, int first,
+                      int *oldest)
 {
-    return position < rule->first || position > rule->recent || (mark & rule->marks);
-}
-
-struct candidate {
-    int row, position;
-    float mass;
-};
-
-/* Of two rows that may go: equal masses leave the lower position. */
-static bool goes_first(const struct rule *rule, const struct candidate *a,
-                       const struct candidate *b)
-{
-    if (rule->by_age) {
-        return a->position < b->position;
-    }
-    return a->mass < b->mass || (!(a->mass > b->mass) && a->position > b->position);
-}
-
-/* Adds to *count the rows of a page that may go; *out is the one that goes first so far. */
-static void find_in_page(const struct kv_notes *notes, int begin, const struct rule *rule,
-                         int *count, struct candidate *out)
-{
-    for (int i = 0; i < notes->n; i++) {
-        struct candidate here = {begin + i, notes->positions[i], notes->mass[i]};
-
-        if (stays(rule, here.position, notes->mark[i])) {
-            continue;
-        }
-        if (*count == 0 || goes_first(rule, &here, out)) {
-            *out = here;
-        }
-        (*count)++;
-    }
-}
-
-/* How many rows may go, and the one that goes first. */
-static int find(const struct place *p, const struct rule *rule, struct candidate *out)
-{
-    int rows = kvcache_rows(p->cache, p->slot, p->layer, p->head);
+    int rows = kvcache_rows(cache, slot, layer, head);
     int count = 0;
+    int lowest = INT_MAX;
 
     for (int page = 0, begin = 0; begin < rows; page++) {
-        struct kv_notes notes = kvcache_notes(p->cache, p->slot, p->layer, p->head, page);
+        int n;
+        const int32_t *positions = kvcache_positions(cache, slot, layer, head, page, &n);
 
-        find_in_page(&notes, begin, rule, &count, out);
-        begin += notes.n;
+        for (int i = 0; i < n; i++) {
+            count += positions[i] >= first;
+            if (positions[i] >= first && positions[i] < lowest) {
+                lowest = positions[i];
+                *oldest = begin + i;
+            }
+        }
+        begin += n;
     }
     return count;
-}
-
-/* *hash takes in what went; NULL: nobody compares it. */
-static status evict(const struct place *p, const struct rule *rule, uint64_t *hash)
-{
-    struct candidate worst = {0};
-
-    while (find(p, rule, &worst) > rule->n_others) {
-        status st = kvcache_drop(p->cache, p->slot, p->layer, p->head, worst.row);
-        if (st) {
-            return st;
-        }
-        if (hash) {
-            *hash = member_hash(*hash, &worst.position, 1);
-        }
-    }
-    return STATUS_OK;
 }
 
 status evict_before(struct kvcache *cache, const struct sequence *sequence, int layer, int head)
 {
     const struct method_params *params = &sequence->params;
-    const struct place place = {cache, sequence->slot, layer, head};
+    int slot = sequence->slot;
+    int oldest = 0;
+    status st = STATUS_OK;
 
     if (params->method != METHOD_STREAMINGLLM || !params->rolling) {
         return STATUS_OK;
     }
     int others = method_budget(params, sequence->n_prompt) - 1 - params->sinks;
-    const struct rule rule = {
-        .first = params->sinks,
-        .recent = INT_MAX,
-        .by_age = true,
-        .n_others = others > 0 ? others : 0,
-    };
-    return evict(&place, &rule, NULL);
+    int most = others > 0 ? others : 0;
+    while (!st && count_from(cache, slot, layer, head, params->sinks, &oldest) > most) {
+        st = kvcache_drop(cache, slot, layer, head, oldest);
+    }
+    return st;
 }
 
-static struct rule h2o_rule(const struct sequence *sequence)
+static void h2o_rule(struct evict_rule *rule, const struct sequence *sequence)
 {
     const struct method_params *params = &sequence->params;
     int others = method_budget(params, sequence->n_prompt) - params->window;
 
-    return (struct rule){
-        .recent = sequence_position(sequence) - params->window,
-        .n_others = others > 0 ? others : 0,
-    };
+    rule->recent = sequence_position(sequence) - params->window;
+    rule->n_others = others > 0 ? others : 0;
 }
 
-static struct rule fastgen_rule(const struct sequence *sequence, enum fastgen_policy policy)
+static void fastgen_rule(struct evict_rule *rule, const struct sequence *sequence,
+                         enum fastgen_policy policy)
 {
     const struct method_params *params = &sequence->params;
     int n = sequence->n_prompt;
-    struct rule rule = {
-        .first = params->fg_global_tokens,
-        .recent = INT_MAX,
-        .marks = EVICT_SPECIAL,
-    };
 
+    rule->first = params->fg_global_tokens;
+    rule->recent = INT_MAX;
+    rule->marks = EVICT_SPECIAL;
     if (policy >= FASTGEN_PUNCT) {
-        rule.marks |= EVICT_PUNCT;
+        rule->marks |= EVICT_PUNCT;
     }
     if (policy >= FASTGEN_FREQUENT) {
-        rule.n_others = method_fastgen_frequent(params, n);
+        rule->n_others = method_fastgen_frequent(params, n);
     }
     if (policy == FASTGEN_LOCAL) {
-        rule.recent = sequence_position(sequence) - method_fastgen_local(params, n);
+        rule->recent = sequence_position(sequence) - method_fastgen_local(params, n);
+    }
+    if (policy == FASTGEN_FULL) {
+        rule->n_others = INT_MAX;
+    }
+}
+
+struct evict_rule evict_rule(const struct kvcache *cache, const struct sequence *sequence,
+                             int layer, int head, int heads)
+{
+    struct evict_rule rule = {
+        .notes = kvcache_notes(cache, sequence->slot, layer, head),
+        .rows = kvcache_rows(cache, sequence->slot, layer, head),
+        .position = sequence_position(sequence),
+        .new_marks = evict_mark(&sequence->params, sequence->token),
+    };
+
+    if (sequence->params.method == METHOD_H2O) {
+        h2o_rule(&rule, sequence);
+    } else {
+        fastgen_rule(&rule, sequence, sequence->policies[layer * heads + head]);
     }
     return rule;
-}
-
-/* False: everything stays. */
-static bool rule_of(struct rule *out, const struct sequence *sequence, size_t cell)
-{
-    if (sequence->params.method == METHOD_H2O) {
-        *out = h2o_rule(sequence);
-        return true;
-    }
-    enum fastgen_policy policy = sequence->policies[cell];
-    *out = fastgen_rule(sequence, policy);
-    return policy != FASTGEN_FULL;
-}
-
-/* What the step's attention gave the rows of the head joins their masses. */
-static void add_mass(const struct place *p, const float *mass)
-{
-    int rows = kvcache_rows(p->cache, p->slot, p->layer, p->head);
-
-    for (int page = 0, begin = 0; begin < rows; page++) {
-        struct kv_notes notes = kvcache_notes(p->cache, p->slot, p->layer, p->head, page);
-
-        for (int i = 0; i < notes.n; i++) {
-            notes.mass[i] += mass[begin + i];
-        }
-        begin += notes.n;
-    }
 }
 
 /* The step's probabilities, reduced over query groups on however many ranks those lie; in scratch
@@ -224,62 +151,67 @@ static status find_mass(const struct member *member, const struct sequence *sequ
                              split->replicas, member->scratch->scores, (size_t)rows, max);
 }
 
-static status update_head(struct member *member, const struct place *place, const struct rule *rule,
-                          bool shared)
-{
-    struct scratch *s = member->scratch;
-    size_t rows = (size_t)kvcache_rows(place->cache, place->slot, place->layer, place->head);
-    status st = STATUS_OK;
-
-    if (rule->n_others > 0) {
-        st = device_download(member->dev, s->host_mass,
-                             s->scores + (size_t)place->head * (size_t)member->max_context,
-                             rows * sizeof(float));
-        if (st) {
-            return st;
-        }
-        st = kvcache_own(place->cache, place->slot, place->layer, place->head);
-        if (st) {
-            return st;
-        }
-        add_mass(place, s->host_mass);
-    }
-    return evict(place, rule, shared ? &member->head_hash : NULL);
-}
-
 bool evict_follows(const struct sequence *sequence)
 {
     return method_sums_columns(&sequence->params, sequence->n_prompt) &&
            method_evicts(&sequence->params);
 }
 
-status evict_after(struct member *member, struct kvcache *cache, const struct sequence *sequence,
-                   int layer, const struct decode_attention *attention)
+status evict_after(struct member *member, const struct kvcache *cache,
+                   const struct sequence *sequence, size_t cell,
+                   const struct decode_attention *attention)
 {
-    int heads = attention->cache_heads;
-    size_t cell = (size_t)layer * (size_t)heads;
-    bool shared = member->model->split.replicas > 1 && !method_caches_by_query(&sequence->params);
+    struct scratch *s = member->scratch;
+    const struct evict_rule *rules = s->host_rules + cell;
     bool weighs = false;
-    struct rule rule;
     status st = STATUS_OK;
 
-    if (!evict_follows(sequence)) {
-        return STATUS_OK;
-    }
-    for (int head = 0; head < heads; head++) {
-        weighs |= rule_of(&rule, sequence, cell + (size_t)head) && rule.n_others > 0;
+    for (int head = 0; head < attention->cache_heads; head++) {
+        weighs |= rules[head].n_others > 0 && rules[head].n_others < INT_MAX;
     }
     if (weighs) {
-        st = find_mass(member, sequence, attention, kvcache_rows(cache, sequence->slot, layer, 0));
+        st = find_mass(member, sequence, attention, rules[0].rows);
     }
-    for (int head = 0; !st && head < heads; head++) {
-        const struct place place = {cache, sequence->slot, layer, head};
-        if (rule_of(&rule, sequence, cell + (size_t)head)) {
-            st = update_head(member, &place, &rule, shared);
-        }
-    }
-    return st ? st : kvcache_settle(cache);
+    return st ? st
+              : op_evict(member->dev, &(struct evict){
+                                          .out = s->evicted + cell,
+                                          .rules = s->rules + cell,
+                                          .mass = weighs ? s->scores : NULL,
+                                          .stride = (size_t)member->max_context,
+                                          .heads = attention->cache_heads,
+                                          .ordered = kvcache_config(cache)->ordered,
+                                      });
 }
+
+status evict_end(struct member *member, struct kvcache *cache, const struct sequence *sequence,
+                 int layer, int heads, size_t cell)
+{
+    bool shared = member->model->split.replicas > 1 && !method_caches_by_query(&sequence->params);
+    int page_rows = kvcache_config(cache)->page_rows;
+    int slot = sequence->slot;
+    status st = STATUS_OK;
+
+    for (int head = 0; !st && head < heads; head++) {
+        int row = member->scratch->host_evicted[cell + (size_t)head];
+        int n;
+        if (row < 0) {
+            continue;
+        }
+        if (shared) {
+            const int32_t *positions =
+                kvcache_positions(cache, slot, layer, head, row / page_rows, &n);
+            member->head_hash = member_hash(member->head_hash, &positions[row % page_rows], 1);
+        }
+        st = kvcache_drop(cache, slot, layer, head, row);
+    }
+    return st;
+}
+
+/* A cache head. */
+struct place {
+    struct kvcache *cache;
+    int slot, layer, head;
+};
 
 static int ascending(const void *a, const void *b)
 {
@@ -290,15 +222,17 @@ static status trace_rows(struct trace *trace, struct member *member, const struc
                          int number)
 {
     int rows = kvcache_rows(p->cache, p->slot, p->layer, p->head);
-    int32_t *positions = member->scratch->host_rows;
+    int32_t *list = member->scratch->host_rows;
 
     for (int page = 0, begin = 0; begin < rows; page++) {
-        struct kv_notes notes = kvcache_notes(p->cache, p->slot, p->layer, p->head, page);
-        memcpy(positions + begin, notes.positions, (size_t)notes.n * sizeof(*positions));
-        begin += notes.n;
+        int n;
+        const int32_t *positions =
+            kvcache_positions(p->cache, p->slot, p->layer, p->head, page, &n);
+        memcpy(list + begin, positions, (size_t)n * sizeof(*list));
+        begin += n;
     }
-    qsort(positions, (size_t)rows, sizeof(*positions), ascending);
-    return trace_head(trace, p->layer, number, positions, rows);
+    qsort(list, (size_t)rows, sizeof(*list), ascending);
+    return trace_head(trace, p->layer, number, list, rows);
 }
 
 status evict_trace(struct trace **out, struct member *member, struct kvcache *cache,

@@ -2,8 +2,9 @@
  * evict.h - rows that leave the cache while decoding.
  *
  * STREAMINGLLM (rolling) makes room before a token joins; H2O (dynamic) and FASTGEN add up the
- * attention that every row gets, step by step, and afterwards drop those that got least.  What
- * goes is decided by position and mass, never by where a row lies.
+ * attention that every row gets, step by step, and afterwards drop the one that got least, so that
+ * as many stay as before.  What goes is decided by position and mass, never by where a row lies; by
+ * the device, of which the host hears when the step is over.
  */
 #ifndef WORKER_EVICT_H
 #define WORKER_EVICT_H
@@ -21,11 +22,13 @@ uint8_t evict_mark(const struct method_params *params, int32_t token);
 /* After the prompt's rows of a head were stored. */
 struct evict_head {
     int layer, head;
+    const int32_t *positions; /* (n) of the rows */
+    int n;
     const float *mass;    /* (n_prompt): attention that each token got */
     const uint8_t *marks; /* (n_prompt) of the tokens */
 };
-void evict_begin(struct kvcache *cache, const struct sequence *sequence,
-                 const struct evict_head *head);
+status evict_begin(struct member *member, struct kvcache *cache, const struct sequence *sequence,
+                   const struct evict_head *head);
 
 /* *out = the rows of every cache head, for a trace. */
 status evict_trace(struct trace **out, struct member *member, struct kvcache *cache,
@@ -34,11 +37,21 @@ status evict_trace(struct trace **out, struct member *member, struct kvcache *ca
 /* Before a row is appended to the head. */
 status evict_before(struct kvcache *cache, const struct sequence *sequence, int layer, int head);
 
-/* Whether evict_after() does anything for the sequence. */
+/* Whether rows leave by attention, as follows. */
 bool evict_follows(const struct sequence *sequence);
 
-/* After the attention of a decode step, `attention` being that of this sequence alone. */
-status evict_after(struct member *member, struct kvcache *cache, const struct sequence *sequence,
-                   int layer, const struct decode_attention *attention);
+/* Of a head of a layer with `heads`, whose new row was appended. */
+struct evict_rule evict_rule(const struct kvcache *cache, const struct sequence *sequence,
+                             int layer, int head, int heads);
+
+/* After the attention of a layer, `attention` being that of this sequence alone, the device chooses
+ * what leaves; the heads' rules are those of scratch from `cell` on. */
+status evict_after(struct member *member, const struct kvcache *cache,
+                   const struct sequence *sequence, size_t cell,
+                   const struct decode_attention *attention);
+
+/* What was chosen leaves the heads of a layer, once it is in scratch->host_evicted. */
+status evict_end(struct member *member, struct kvcache *cache, const struct sequence *sequence,
+                 int layer, int heads, size_t cell);
 
 #endif

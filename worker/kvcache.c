@@ -7,6 +7,7 @@
 /* The pages of one cache head of one layer. */
 struct table {
     size_t begin; /* of the head's entries in the slot's page numbers */
+    size_t notes; /* likewise in its notes */
     int max_rows;
     int rows;
 };
@@ -17,6 +18,8 @@ struct slot {
     size_t entries;
     int32_t *pages; /* (entries): page numbers of all tables */
     int32_t *device_pages;
+    size_t n_notes;
+    struct kv_note *notes; /* (n_notes) on the device; NULL: none */
 };
 
 /* What the device does not know yet: page numbers of tables, and rows of the pool that move, in
@@ -36,9 +39,7 @@ struct kvcache {
     int n_free;
     int32_t *free_pages; /* a stack */
     uint16_t *holders;   /* (n_pages): slots that have the page in a table */
-    int32_t *positions;  /* (n_pages * page_rows), like the next two */
-    float *mass;
-    uint8_t *mark;
+    int32_t *positions;  /* (n_pages * page_rows) */
     struct unsettled unsettled;
     struct unsettled packed; /* without gaps between the lists */
     char *lists;             /* on the device, as packed; behind them the spare page's number */
@@ -86,11 +87,8 @@ static status allocate(struct kvcache *cache)
     cache->free_pages = malloc(pages * sizeof(*cache->free_pages));
     cache->holders = calloc(pages, sizeof(*cache->holders));
     cache->positions = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->positions));
-    cache->mass = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->mass));
-    cache->mark = calloc(pages * (size_t)cache->config.page_rows, sizeof(*cache->mark));
     cache->slots = calloc((size_t)cache->config.slots, sizeof(*cache->slots));
-    if (!cache->free_pages || !cache->holders || !cache->positions || !cache->mass ||
-        !cache->mark || !cache->slots) {
+    if (!cache->free_pages || !cache->holders || !cache->positions || !cache->slots) {
         return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
     }
     for (int i = 0; i < cache->n_pages; i++) {
@@ -147,8 +145,6 @@ void kvcache_destroy(struct kvcache *cache)
     free(cache->holders);
     device_free(cache->dev, cache->lists);
     free(cache->positions);
-    free(cache->mass);
-    free(cache->mark);
     free(cache->slots);
     free(cache);
 }
@@ -167,8 +163,9 @@ static struct table *table_of(const struct kvcache *cache, int slot, int layer, 
     return &s->tables[(size_t)layer * (size_t)s->heads + (size_t)head];
 }
 
-/* Opens a slot whose tables have `entries` pages in all. */
-static status open_slot(struct kvcache *cache, struct slot *s, int heads, size_t entries)
+/* Opens a slot whose tables have `entries` pages, and n_notes notes, in all. */
+static status open_slot(struct kvcache *cache, struct slot *s, int heads, size_t entries,
+                        size_t n_notes)
 {
     void *memory;
 
@@ -182,28 +179,38 @@ static status open_slot(struct kvcache *cache, struct slot *s, int heads, size_t
     }
     status st = device_alloc(cache->dev, &memory, (entries + 1) * sizeof(*s->pages), "page tables");
     s->device_pages = st ? NULL : memory;
+    s->n_notes = n_notes;
+    if (!st && n_notes > 0) {
+        st = device_alloc(cache->dev, &memory, n_notes * sizeof(*s->notes), "notes of rows");
+        s->notes = st ? NULL : memory;
+    }
     return st;
 }
 
-status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows)
+status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows, bool noted)
 {
     struct slot *s = &cache->slots[slot];
     size_t n_tables = (size_t)cache->config.layers * (size_t)heads;
     size_t entries = 0;
+    size_t rows = 0;
 
     assert(slot >= 0 && slot < cache->config.slots && s->heads == 0 && heads > 0);
     for (size_t i = 0; i < n_tables; i++) {
         entries += (size_t)pages_of(cache, max_rows[i / (size_t)heads]);
+        rows += (size_t)max_rows[i / (size_t)heads];
     }
-    status st = open_slot(cache, s, heads, entries);
+    status st = open_slot(cache, s, heads, entries, noted ? rows : 0);
     if (st) {
         kvcache_release(cache, slot);
         return st;
     }
     entries = 0;
+    rows = 0;
     for (size_t i = 0; i < n_tables; i++) {
         s->tables[i].begin = entries;
+        s->tables[i].notes = rows;
         s->tables[i].max_rows = max_rows[i / (size_t)heads];
+        rows += (size_t)s->tables[i].max_rows;
         entries += (size_t)pages_of(cache, s->tables[i].max_rows);
     }
     return STATUS_OK;
@@ -216,7 +223,7 @@ status kvcache_fork(struct kvcache *cache, int from, int to)
     size_t n_tables = (size_t)cache->config.layers * (size_t)source->heads;
 
     assert(source->heads > 0 && s->heads == 0);
-    status st = open_slot(cache, s, source->heads, source->entries);
+    status st = open_slot(cache, s, source->heads, source->entries, source->n_notes);
     if (st) {
         kvcache_release(cache, to); /* its tables are empty still */
         return st;
@@ -228,7 +235,12 @@ status kvcache_fork(struct kvcache *cache, int from, int to)
             cache->holders[s->pages[s->tables[i].begin + (size_t)page]]++;
         }
     }
-    return device_upload(cache->dev, s->device_pages, s->pages, s->entries * sizeof(*s->pages));
+    if (s->notes) {
+        st = device_copy(cache->dev, s->notes, source->notes, s->n_notes * sizeof(*s->notes));
+    }
+    return st ? st
+              : device_upload(cache->dev, s->device_pages, s->pages,
+                              s->entries * sizeof(*s->pages));
 }
 
 static int32_t take_page(struct kvcache *cache)
@@ -275,6 +287,7 @@ void kvcache_release(struct kvcache *cache, int slot)
         }
     }
     device_free(cache->dev, s->device_pages);
+    device_free(cache->dev, s->notes);
     free(s->pages);
     free(s->tables);
     *s = (struct slot){0};
@@ -395,8 +408,6 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
     for (int i = 0; i < rows->n; i++) {
         int32_t row = pool_row(cache, s, table, i);
         cache->positions[row] = rows->positions[i];
-        cache->mass[row] = 0.0F;
-        cache->mark[row] = 0;
     }
     return op_kv_gather(cache->dev, &cache->pool, s->device_pages + table->begin, rows->k, rows->v,
                         rows->index, rows->n);
@@ -408,8 +419,6 @@ static status move_row(struct kvcache *cache, int32_t to, int32_t from)
     status st = u->n_moves == MAX_MOVES ? kvcache_settle(cache) : STATUS_OK;
 
     cache->positions[to] = cache->positions[from];
-    cache->mass[to] = cache->mass[from];
-    cache->mark[to] = cache->mark[from];
     u->to[u->n_moves] = to;
     u->from[u->n_moves++] = from;
     return st;
@@ -440,7 +449,7 @@ static status own_page(struct kvcache *cache, struct slot *s, const struct table
 }
 
 status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
-                      uint8_t mark, int32_t *row)
+                      int32_t *row)
 {
     struct slot *s = &cache->slots[slot];
     struct table *table = table_of(cache, slot, layer, head);
@@ -457,36 +466,24 @@ status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int 
     }
     *row = pool_row(cache, s, table, table->rows - 1);
     cache->positions[*row] = position;
-    cache->mass[*row] = 0.0F;
-    cache->mark[*row] = mark;
     return STATUS_OK;
 }
 
-struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page)
+const int32_t *kvcache_positions(const struct kvcache *cache, int slot, int layer, int head,
+                                 int page, int *n)
 {
-    const struct slot *s = &cache->slots[slot];
     const struct table *table = table_of(cache, slot, layer, head);
     int page_rows = cache->config.page_rows;
     int left = table->rows - page * page_rows;
-    size_t first = (size_t)pool_row(cache, s, table, page * page_rows);
 
-    return (struct kv_notes){
-        .positions = cache->positions + first,
-        .mass = cache->mass + first,
-        .mark = cache->mark + first,
-        .n = left < page_rows ? left : page_rows,
-    };
+    *n = left < page_rows ? left : page_rows;
+    return cache->positions + pool_row(cache, &cache->slots[slot], table, page * page_rows);
 }
 
-status kvcache_own(struct kvcache *cache, int slot, int layer, int head)
+struct kv_note *kvcache_notes(const struct kvcache *cache, int slot, int layer, int head)
 {
-    const struct table *table = table_of(cache, slot, layer, head);
-    status st = STATUS_OK;
-
-    for (int page = 0; !st && page < pages_of(cache, table->rows); page++) {
-        st = own_page(cache, &cache->slots[slot], table, page);
-    }
-    return st;
+    assert(cache->slots[slot].notes);
+    return cache->slots[slot].notes + table_of(cache, slot, layer, head)->notes;
 }
 
 /* Row `to` of the head becomes row `from`. */

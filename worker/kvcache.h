@@ -8,8 +8,8 @@
  * cache is configured so.  The pool is allocated once: storing and appending fail with
  * STATUS_EXHAUSTED rather than grow.
  *
- * Slots that were forked share pages.  A shared page is read only: who would change a row of it,
- * or its notes, gets a copy first; the last one to hold it does not.
+ * Slots that were forked share pages.  A shared page is read only: who would change a row of it
+ * gets a copy first; the last one to hold it does not.
  */
 #ifndef WORKER_KVCACHE_H
 #define WORKER_KVCACHE_H
@@ -38,8 +38,8 @@ status kvcache_create(struct kvcache **out, struct device *dev,
 void kvcache_destroy(struct kvcache *cache); /* NULL is fine */
 
 /* Opens an empty slot of `heads` cache heads a layer; max_rows (layers) bounds each head's rows
- * of a layer.  Takes no pages. */
-status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows);
+ * of a layer; with `noted` rows have notes.  Takes no pages. */
+status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows, bool noted);
 void kvcache_release(struct kvcache *cache, int slot); /* an unopened slot is fine */
 
 /* Opens the slot `to` with all that `from` holds.  Takes no pages. */
@@ -55,29 +55,22 @@ struct kv_rows {
 status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
                      const struct kv_rows *rows);
 
-/* Makes room for one row of a head at `position`, marked (see below); *row is its number in the
- * pool, for op_kv_append().  The device knows of it after kvcache_settle(). */
+/* Makes room for one row of a head at `position`; *row is its number in the pool, for
+ * op_kv_append().  The device knows of it after kvcache_settle(). */
 status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
-                      uint8_t mark, int32_t *row);
+                      int32_t *row);
 
-/*
- * Rows that may be dropped have a mass, the attention that they got so far, and a mark that says
- * what kind of token they hold; the prompt's begin as 0.  Rows page * page_rows .. + n of a head:
- */
-struct kv_notes {
-    const int32_t *positions;
-    float *mass;
-    uint8_t *mark;
-    int n;
-};
-struct kv_notes kvcache_notes(const struct kvcache *cache, int slot, int layer, int head, int page);
+/* Original positions of rows page * page_rows .. + *n of a head. */
+const int32_t *kvcache_positions(const struct kvcache *cache, int slot, int layer, int head,
+                                 int page, int *n);
 
-/* Before notes of the head are changed in a slot that may share pages; settle as below. */
-status kvcache_own(struct kvcache *cache, int slot, int layer, int head);
+/* The notes of a head's rows, on the device; zero at first, and not shared by forks.  The caller
+ * keeps them beside the rows (op_evict()). */
+struct kv_note *kvcache_notes(const struct kvcache *cache, int slot, int layer, int head);
 
 /* Row `row` of the head is forgotten: the last one takes its number, or in an ordered cache those
  * behind it move up.  Keys and values follow with kvcache_settle(), which is due before the next
- * operation on the pool, as it is after kvcache_append() and kvcache_own(). */
+ * operation on the pool, as it is after kvcache_append(). */
 status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row);
 status kvcache_settle(struct kvcache *cache);
 

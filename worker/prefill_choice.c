@@ -85,14 +85,16 @@ static status store_head(struct prompt_phase *phase, int layer, int head,
         rows.k = (const char *)phase->raw_k + offset;
     }
     st = kvcache_store(phase->cache, phase->sequence->slot, layer, head, &rows);
-    if (!st && choice->mass) {
-        evict_begin(phase->cache, phase->sequence,
-                    &(struct evict_head){
-                        .layer = layer,
-                        .head = head,
-                        .mass = member->scratch->host_mass + of_head(phase, head),
-                        .marks = phase->host_marks,
-                    });
+    if (!st && evict_follows(phase->sequence)) {
+        st = evict_begin(member, phase->cache, phase->sequence,
+                         &(struct evict_head){
+                             .layer = layer,
+                             .head = head,
+                             .positions = rows.positions,
+                             .n = rows.n,
+                             .mass = member->scratch->host_mass + of_head(phase, head),
+                             .marks = phase->host_marks,
+                         });
     }
     if (phase->sequence->policies) {
         phase->sequence->policies[(size_t)layer * (size_t)heads.n + (size_t)head] =

@@ -20,10 +20,12 @@ static status find_ranks(struct member *member, const struct kvcache *cache,
     int n = 0;
 
     for (int page = 0; n < rows; page++) {
-        struct kv_notes notes = kvcache_notes(cache, sequence->slot, layer, head, page);
+        int n_page;
+        const int32_t *positions =
+            kvcache_positions(cache, sequence->slot, layer, head, page, &n_page);
 
-        for (int i = 0; i < notes.n; i++) {
-            int position = notes.positions[i];
+        for (int i = 0; i < n_page; i++) {
+            int position = positions[i];
             ranks[n++] = position < sequence->params.sinks ? position : position - behind;
         }
     }

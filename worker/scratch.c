@@ -27,14 +27,17 @@ size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, siz
     return pointers + 3 * numbers + 3 * rows * sizeof(*lists->ids);
 }
 
+static size_t most_cells(const struct model *model)
+{
+    return (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)model->split.query_heads;
+}
+
 static size_t step_bytes(const struct model *model)
 {
     static char nothing[1];
     struct step_lists unused;
-    size_t cells =
-        (size_t)model->config.layers * SCRATCH_DECODE_ROWS * (size_t)model->split.query_heads;
 
-    return step_lists_lay_out(&unused, nothing, SCRATCH_DECODE_ROWS, cells);
+    return step_lists_lay_out(&unused, nothing, SCRATCH_DECODE_ROWS, most_cells(model));
 }
 
 static int list_buffers(struct buffer *list, struct scratch *s, const struct model *model,
@@ -68,6 +71,8 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
         {&s->in_order, SLICE_ROWS, sizeof(int32_t), "row numbers"},
         {&s->row_weights, SLICE_ROWS, sizeof(float), "row weights"},
         {&s->step, step_bytes(model), 1, "lists of a step"},
+        {&s->rules, most_cells(model), sizeof(*s->rules), "rules of a step"},
+        {&s->evicted, most_cells(model), sizeof(*s->evicted), "rows that leave"},
         {&s->key_counts, (size_t)split->query_heads * OP_KEY_BINS, sizeof(int32_t),
          "counts of scores"},
         {&s->key_sums, OP_KEY_BINS, sizeof(int64_t), "sums of counts"},
@@ -110,13 +115,16 @@ static status allocate_host(struct scratch *s, const struct model *model, int ma
     s->host_near = calloc((size_t)max_context, sizeof(*s->host_near));
     s->host_zeros = calloc((size_t)max_context, sizeof(*s->host_zeros));
     s->host_step = calloc(step_bytes(model), 1);
+    s->host_rules = calloc(most_cells(model), sizeof(*s->host_rules));
+    s->host_evicted = calloc(most_cells(model), sizeof(*s->host_evicted));
+    s->host_notes = calloc((size_t)max_context, sizeof(*s->host_notes));
     s->host_key_counts =
         calloc((size_t)model->split.query_heads * OP_KEY_BINS, sizeof(*s->host_key_counts));
     s->host_key_sums = calloc(OP_KEY_BINS * (size_t)ranks, sizeof(*s->host_key_sums));
     s->host_hashes = calloc(2 * (size_t)ranks, sizeof(*s->host_hashes));
     if (!s->host_rows || !s->host_mass || !s->host_near || !s->host_other || !s->host_marks ||
-        !s->host_zeros || !s->host_step || !s->host_key_counts || !s->host_key_sums ||
-        !s->host_hashes) {
+        !s->host_zeros || !s->host_step || !s->host_rules || !s->host_evicted || !s->host_notes ||
+        !s->host_key_counts || !s->host_key_sums || !s->host_hashes) {
         return status_fail(STATUS_EXHAUSTED, "scratch: out of memory");
     }
     return STATUS_OK;
@@ -188,6 +196,9 @@ void scratch_destroy(struct scratch *scratch)
     free(scratch->host_marks);
     free(scratch->host_zeros);
     free(scratch->host_step);
+    free(scratch->host_rules);
+    free(scratch->host_evicted);
+    free(scratch->host_notes);
     free(scratch->host_key_counts);
     free(scratch->host_key_sums);
     free(scratch->host_hashes);

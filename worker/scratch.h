@@ -40,6 +40,10 @@ struct scratch {
 
     char *step; /* struct step_lists */
 
+    /* Rows that leave the cache after a decode step: (cells of struct step_lists). */
+    struct evict_rule *rules;
+    int32_t *evicted;
+
     /* The k-th largest score of all heads of all ranks, found by key. */
     int32_t *key_counts;      /* (query heads, OP_KEY_BINS), by cache head */
     int64_t *key_sums;        /* (OP_KEY_BINS) of this rank's heads */
@@ -49,14 +53,17 @@ struct scratch {
     uint64_t *hashes_of_all; /* (ranks, 2) */
 
     /* Mirrors on the host. */
-    int32_t *host_rows;       /* (query heads, max_context) */
-    float *host_mass;         /* likewise: attention that rows got */
-    float *host_other;        /* (max_context): the same, for choosing */
-    uint8_t *host_marks;      /* (max_context) */
-    float *host_near;         /* likewise, from near rows alone */
-    float *host_zeros;        /* (max_context) */
-    char *host_step;          /* struct step_lists */
-    int32_t *host_key_counts; /* as above */
+    int32_t *host_rows;  /* (query heads, max_context) */
+    float *host_mass;    /* likewise: attention that rows got */
+    float *host_other;   /* (max_context): the same, for choosing */
+    uint8_t *host_marks; /* (max_context) */
+    float *host_near;    /* likewise, from near rows alone */
+    float *host_zeros;   /* (max_context) */
+    char *host_step;     /* struct step_lists */
+    struct evict_rule *host_rules;
+    int32_t *host_evicted;
+    struct kv_note *host_notes; /* (max_context) */
+    int32_t *host_key_counts;   /* as above */
     int64_t *host_key_sums;
     uint64_t *host_hashes; /* (ranks, 2) */
 

@@ -207,6 +207,7 @@ const struct backend backend_cpu = {
     .enter_pages = cpu_enter_pages,
     .kv_read = cpu_kv_read,
     .decode_mass = cpu_decode_mass,
+    .evict = cpu_evict,
     .penalize = cpu_penalize,
     .draw = cpu_draw,
     .best_drawn = cpu_best_drawn,

@@ -143,6 +143,7 @@ status cpu_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t
                    void *v, int n);
 status cpu_decode_mass(struct device *dev, float *out, size_t stride,
                        const struct decode_attention *args, enum group_reduce how);
+status cpu_evict(struct device *dev, const struct evict *args);
 status cpu_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
                     int first_id, const struct penalty *penalties);
 status cpu_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,

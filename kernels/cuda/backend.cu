@@ -419,6 +419,7 @@ const struct backend backend_cuda = {
     .enter_pages = cuda_enter_pages,
     .kv_read = cuda_kv_read,
     .decode_mass = cuda_decode_mass,
+    .evict = cuda_evict,
     .penalize = cuda_penalize,
     .draw = cuda_draw,
     .best_drawn = cuda_best_drawn,

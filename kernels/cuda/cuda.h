@@ -139,6 +139,7 @@ status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_
                     void *v, int n);
 status cuda_decode_mass(struct device *dev, float *out, size_t stride,
                         const struct decode_attention *args, enum group_reduce how);
+status cuda_evict(struct device *dev, const struct evict *args);
 status cuda_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
                      int first_id, const struct penalty *penalties);
 status cuda_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,

@@ -17,6 +17,7 @@ struct run {
     enum method method;
     int slots; /* sequences that decode together */
     bool no_graphs;
+    bool evicts;
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
 };
@@ -74,7 +75,8 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin)
         st = engine_step(bench->engine, &plan, &result);
         struct cuda_host_calls calls = since(&before);
         bool chooses = slice.chooses, ends = walk.next.end == 0;
-        if (!st && i > 0) { /* the first one meets a workspace that is too small */
+        /* the first one meets a workspace that is too small; FASTGEN's scores decide on the host */
+        if (!st && i > 0 && begin->params.method != METHOD_FASTGEN) {
             st = check_most("a slice", &calls, ends ? &last : chooses ? &choice : &whole);
         }
     }
@@ -85,12 +87,14 @@ static status decode(struct bench *bench, struct run *run)
 {
     uint32_t n = (uint32_t)run->slots;
     unsigned long logprobs = run->sampling.logprobs > 0;
+    unsigned long evicts = run->evicts;
     /* what changes from step to step; pages that the tables got, where a page was full; what tokens
-     * are drawn with; likewise log-probabilities */
+     * are drawn with; likewise log-probabilities; rules of what leaves the cache, and rows that
+     * move to its places */
     const struct cuda_host_calls most = {.waits = 1,
-                                         .uploads = 3 + logprobs,
-                                         .downloads = 1 + 2 * logprobs,
-                                         .graphs = run->no_graphs ? 0 : 1};
+                                         .uploads = 3 + logprobs + 2 * evicts,
+                                         .downloads = 1 + 2 * logprobs + evicts,
+                                         .graphs = run->no_graphs || run->evicts ? 0 : 1};
     uint32_t slots[SAMPLES];
     struct step_result result;
     status st = STATUS_OK;
@@ -136,6 +140,7 @@ static status run_rank(struct comm *comm, void *context)
     }
     if (!st) {
         method_defaults(&begin.params, run->method, &bench.model->config);
+        begin.params.h2o_dynamic = run->evicts;
     }
     for (int i = 0; !st && i < run->slots; i++) {
         begin.slot = (uint32_t)i;
@@ -195,6 +200,20 @@ static void test_a_step_with_filters_waits_once(void **state)
     run_ranks(2, &together);
 }
 
+/* What leaves the cache is chosen on the device. */
+static void test_a_step_that_evicts_waits_once(void **state)
+{
+    struct run runs[] = {{.method = METHOD_H2O, .slots = SAMPLES, .evicts = true},
+                         {.method = METHOD_FASTGEN, .slots = 1, .evicts = true}};
+    struct run together = {.method = METHOD_H2O, .slots = 1, .evicts = true};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+        run_ranks(1, &runs[i]);
+    }
+    run_ranks(2, &together);
+}
+
 /* Three sequences fill a graph of four up; one has one of its own; without graphs there are none.
  */
 static void test_tokens_are_the_same_from_graphs_and_in_any_company(void **state)
@@ -219,6 +238,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_step_waits_once_and_does_not_allocate),
         cmocka_unit_test(test_a_step_with_filters_waits_once),
+        cmocka_unit_test(test_a_step_that_evicts_waits_once),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
     };
 

@@ -231,3 +231,37 @@ void define_filter(bool *stays, const float *logits, int n, const struct logit_f
     free(order);
     free(weight);
 }
+
+static bool may_go(const struct evict_rule *rule, const struct kv_note *note)
+{
+    bool fixed = note->position < rule->first || note->position > rule->recent;
+
+    return !fixed && (note->marks & rule->marks) == 0;
+}
+
+int define_evict(const struct evict_rule *rule, const float *mass)
+{
+    struct kv_note *notes = rule->notes;
+    int others = 0, heavier_than_worst = -1, worst = -1;
+
+    notes[rule->rows - 1] = (struct kv_note){.position = rule->position, .marks = rule->new_marks};
+    for (int i = 0; mass && i < rule->rows; i++) {
+        notes[i].mass += mass[i];
+    }
+    /* The one that all others beat. */
+    for (int i = 0; i < rule->rows; i++) {
+        int beaten_by = 0;
+
+        others += may_go(rule, &notes[i]);
+        for (int j = 0; may_go(rule, &notes[i]) && j < rule->rows; j++) {
+            beaten_by += may_go(rule, &notes[j]) &&
+                         (notes[j].mass > notes[i].mass || (notes[j].mass == notes[i].mass &&
+                                                            notes[j].position < notes[i].position));
+        }
+        if (may_go(rule, &notes[i]) && beaten_by > heavier_than_worst) {
+            heavier_than_worst = beaten_by;
+            worst = i;
+        }
+    }
+    return others > rule->n_others ? worst : -1;
+}

@@ -88,7 +88,7 @@ static void test_heads_keep_lists_of_their_own_length(void **state)
 
     CHECK(kvcache_pages_total(f->cache) == PAGES);
     CHECK(kvcache_bytes_total(f->cache) == PAGES * PAGE_BYTES);
-    CHECK_OK(kvcache_begin(f->cache, 2, HEADS, max_rows));
+    CHECK_OK(kvcache_begin(f->cache, 2, HEADS, max_rows, false));
     CHECK(kvcache_pages_used(f->cache) == 0);
     for (int head = 0; head < HEADS; head++) {
         CHECK_OK(store(f, 2, 1, head, lists[head], n[head]));
@@ -124,11 +124,11 @@ static void test_appended_rows_follow_in_fresh_pages(void **state)
     struct fixture *f = *state;
     static const int32_t list[] = {5, 6, 7};
 
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows));
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows, false));
     CHECK_OK(store(f, 0, 0, 0, list, 3));
     for (int i = 0; i < 6; i++) {
         int32_t row;
-        CHECK_OK(kvcache_append(f->cache, 0, 0, 0, 50 + i, 0, &row));
+        CHECK_OK(kvcache_append(f->cache, 0, 0, 0, 50 + i, &row));
         CHECK_OK(kvcache_settle(f->cache));
         write_row(f, row, 50 + i);
     }
@@ -146,9 +146,9 @@ static void test_visible_rows_are_found_by_position(void **state)
     static const int32_t list[] = {2, 3, 10, 11, 12, 30};
     int32_t row;
 
-    CHECK_OK(kvcache_begin(f->cache, 1, 1, max_rows));
+    CHECK_OK(kvcache_begin(f->cache, 1, 1, max_rows, false));
     CHECK_OK(store(f, 1, 0, 0, list, 6));
-    CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 60, 0, &row));
+    CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 60, &row));
     CHECK(kvcache_first(f->cache, 1, 0, 0, -5) == 0);
     CHECK(kvcache_first(f->cache, 1, 0, 0, 3) == 1);
     CHECK(kvcache_first(f->cache, 1, 0, 0, 4) == 2);
@@ -167,15 +167,15 @@ static void test_a_full_pool_refuses_and_recovers(void **state)
     for (int i = 0; i < 64; i++) {
         all[i] = i;
     }
-    CHECK_OK(kvcache_begin(f->cache, 0, 2, rows));
+    CHECK_OK(kvcache_begin(f->cache, 0, 2, rows, false));
     CHECK_OK(store(f, 0, 0, 0, all, 64));
     CHECK_FAILS(store(f, 0, 0, 1, all, 17), STATUS_EXHAUSTED, "4 of 20 pages are free, 5");
     CHECK(kvcache_rows(f->cache, 0, 0, 1) == 0);
     CHECK_OK(store(f, 0, 0, 1, all, 16));
-    CHECK_FAILS(kvcache_append(f->cache, 0, 0, 1, 64, 0, &row), STATUS_EXHAUSTED, "0 of 20");
+    CHECK_FAILS(kvcache_append(f->cache, 0, 0, 1, 64, &row), STATUS_EXHAUSTED, "0 of 20");
     kvcache_release(f->cache, 0);
     CHECK(kvcache_pages_used(f->cache) == 0);
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, rows));
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, rows, false));
     CHECK_OK(store(f, 0, 1, 0, all, 64));
     kvcache_release(f->cache, 0);
     kvcache_release(f->cache, 0);
@@ -183,10 +183,11 @@ static void test_a_full_pool_refuses_and_recovers(void **state)
 
 static int position_of(const struct kvcache *cache, int row)
 {
-    struct kv_notes notes = kvcache_notes(cache, 0, 0, 0, row / PAGE_ROWS);
+    int n;
+    const int32_t *positions = kvcache_positions(cache, 0, 0, 0, row / PAGE_ROWS, &n);
 
-    CHECK(row % PAGE_ROWS < notes.n);
-    return notes.positions[row % PAGE_ROWS];
+    CHECK(row % PAGE_ROWS < n);
+    return positions[row % PAGE_ROWS];
 }
 
 /* Drops rows 1 and 0 of seven; what is left in row order is `left`. */
@@ -195,20 +196,15 @@ static void drop_two(const struct fixture *f, struct kvcache *cache, const int *
     static const int32_t list[] = {2, 3, 10, 11, 12, 30, 31};
     const struct kv_rows rows = {.k = f->k, .v = f->v, .index = list, .positions = list, .n = 7};
 
-    CHECK_OK(kvcache_begin(cache, 0, 1, max_rows));
+    CHECK_OK(kvcache_begin(cache, 0, 1, max_rows, false));
     CHECK_OK(kvcache_store(cache, 0, 0, 0, &rows));
     CHECK(kvcache_pages_used(cache) == 2);
-    struct kv_notes notes = kvcache_notes(cache, 0, 0, 0, 1);
-    CHECK(notes.n == 3 && notes.mass[2] == 0.0F && notes.mark[2] == 0);
-    notes.mass[2] = 5.0F; /* of position 31 */
     CHECK_OK(kvcache_drop(cache, 0, 0, 0, 1));
     CHECK_OK(kvcache_drop(cache, 0, 0, 0, 0));
     CHECK_OK(kvcache_settle(cache));
     CHECK(kvcache_rows(cache, 0, 0, 0) == 5);
     for (int row = 0; row < 5; row++) {
-        notes = kvcache_notes(cache, 0, 0, 0, row / PAGE_ROWS);
         CHECK(position_of(cache, row) == left[row]);
-        CHECK((notes.mass[row % PAGE_ROWS] == 5.0F) == (left[row] == 31));
     }
     CHECK_OK(kvcache_drop(cache, 0, 0, 0, 4));
     CHECK(kvcache_pages_used(cache) == 1);
@@ -282,7 +278,7 @@ static void append(struct fixture *f, int slot, int source)
 {
     int32_t row;
 
-    CHECK_OK(kvcache_append(f->cache, slot, 0, 0, source, 0, &row));
+    CHECK_OK(kvcache_append(f->cache, slot, 0, 0, source, &row));
     CHECK_OK(kvcache_settle(f->cache));
     write_row(f, row, source);
 }
@@ -291,9 +287,11 @@ static void check_rows(const struct fixture *f, int slot, const int *sources, in
 {
     CHECK(kvcache_rows(f->cache, slot, 0, 0) == n);
     for (int row = 0; row < n; row++) {
-        struct kv_notes notes = kvcache_notes(f->cache, slot, 0, 0, row / PAGE_ROWS);
+        int n_page;
+        const int32_t *positions =
+            kvcache_positions(f->cache, slot, 0, 0, row / PAGE_ROWS, &n_page);
         check_row(f, slot, 0, 0, row, sources[row]);
-        CHECK(notes.positions[row % PAGE_ROWS] == sources[row]);
+        CHECK(row % PAGE_ROWS < n_page && positions[row % PAGE_ROWS] == sources[row]);
     }
 }
 
@@ -303,7 +301,7 @@ static void test_forks_share_pages_until_they_append(void **state)
     struct fixture *f = *state;
     static const int32_t list[] = {2, 3, 10, 11, 12, 30};
 
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows));
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows, false));
     CHECK_OK(store(f, 0, 0, 0, list, 6));
     CHECK(kvcache_shared_pages(f->cache, 0, 1) == 1 && kvcache_shared_pages(f->cache, 0, 0) == 2);
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
@@ -334,7 +332,7 @@ static void test_forks_part_at_the_first_row_that_leaves(void **state)
     struct fixture *f = *state;
     static const int32_t list[] = {2, 3, 10, 11, 12, 30};
 
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows));
+    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows, false));
     CHECK_OK(store(f, 0, 0, 0, list, 6));
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
     CHECK_OK(kvcache_drop(f->cache, 1, 0, 0, 1)); /* a row of the full page */
@@ -344,17 +342,28 @@ static void test_forks_part_at_the_first_row_that_leaves(void **state)
     check_rows(f, 1, (const int[]){2, 30, 10, 11, 12}, 5);
     CHECK_OK(kvcache_drop(f->cache, 1, 0, 0, 4)); /* the fork lets go of the shared page */
     CHECK(kvcache_pages_used(f->cache) == 3);
-    CHECK_OK(kvcache_fork(f->cache, 0, 2));
-    CHECK_OK(kvcache_own(f->cache, 2, 0, 0));
-    CHECK_OK(kvcache_settle(f->cache));
-    kvcache_notes(f->cache, 2, 0, 0, 1).mass[0] = 7.0F;
-    CHECK(kvcache_notes(f->cache, 0, 0, 0, 1).mass[0] == 0.0F);
-    CHECK(kvcache_pages_used(f->cache) == 5);
-    check_rows(f, 2, (const int[]){2, 3, 10, 11, 12, 30}, 6);
-    for (int slot = 0; slot < 3; slot++) {
+    for (int slot = 0; slot < 2; slot++) {
         kvcache_release(f->cache, slot);
     }
     CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
+static void test_forks_have_notes_of_their_own(void **state)
+{
+    struct fixture *f = *state;
+    struct kv_note note = {.mass = 7.0F, .position = 3};
+
+    CHECK_OK(kvcache_begin(f->cache, 0, HEADS, max_rows, true));
+    CHECK_OK(device_upload(f->dev, kvcache_notes(f->cache, 0, 1, 1), &note, sizeof(note)));
+    CHECK_OK(kvcache_fork(f->cache, 0, 1));
+    note.mass = 8.0F;
+    CHECK_OK(device_upload(f->dev, kvcache_notes(f->cache, 0, 1, 1), &note, sizeof(note)));
+    CHECK_OK(device_download(f->dev, &note, kvcache_notes(f->cache, 1, 1, 1), sizeof(note)));
+    CHECK(note.mass == 7.0F && note.position == 3);
+    CHECK_OK(device_download(f->dev, &note, kvcache_notes(f->cache, 1, 1, 0), sizeof(note)));
+    CHECK(note.mass == 0.0F);
+    kvcache_release(f->cache, 0);
+    kvcache_release(f->cache, 1);
 }
 
 static void test_a_copy_without_a_free_page_is_refused(void **state)
@@ -363,16 +372,16 @@ static void test_a_copy_without_a_free_page_is_refused(void **state)
     static const int32_t list[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
     int32_t row;
 
-    CHECK_OK(kvcache_begin(f->cache, 0, HEADS, (const int[]){20, 20}));
+    CHECK_OK(kvcache_begin(f->cache, 0, HEADS, (const int[]){20, 20}, false));
     for (int i = 0; i < 4; i++) {
         CHECK_OK(store(f, 0, i / 2, i % 2, list, 17));
     }
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
     CHECK(kvcache_pages_used(f->cache) == PAGES);
-    CHECK_FAILS(kvcache_append(f->cache, 1, 0, 0, 50, 0, &row), STATUS_EXHAUSTED,
+    CHECK_FAILS(kvcache_append(f->cache, 1, 0, 0, 50, &row), STATUS_EXHAUSTED,
                 "none of 20 pages is free");
     kvcache_release(f->cache, 0);
-    CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 50, 0, &row)); /* nobody else has it now */
+    CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 50, &row)); /* nobody else has it now */
     kvcache_release(f->cache, 1);
     CHECK(kvcache_pages_used(f->cache) == 0);
 }
@@ -399,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_int8_rows_take_a_byte_a_number_and_move_with_their_scales),
         cmocka_unit_test(test_forks_share_pages_until_they_append),
         cmocka_unit_test(test_forks_part_at_the_first_row_that_leaves),
+        cmocka_unit_test(test_forks_have_notes_of_their_own),
         cmocka_unit_test(test_a_copy_without_a_free_page_is_refused),
         cmocka_unit_test(test_memory_below_a_page_is_refused),
     };
