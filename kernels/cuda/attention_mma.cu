@@ -120,7 +120,8 @@ static __device__ __forceinline__ void hide(float s[N][4], const struct span key
     }
 }
 
-/* Scores become weights; what was summed so far is brought to the new peaks. */
+/* Scores become weights; what was summed so far is brought to the new peaks.  Without a new one,
+ * keep is exactly 1: how many hidden tiles follow may not show. */
 template <int DIM>
 static __device__ __forceinline__ void soften(float s[TILE_KEYS<DIM> / 8][4],
                                               struct rows_state<DIM> *state, float to_log2)
@@ -136,8 +137,8 @@ static __device__ __forceinline__ void soften(float s[TILE_KEYS<DIM> / 8][4],
         peak = fmaxf(peak, __shfl_xor_sync((unsigned)WHOLE_WARP, peak, 1));
         peak = fmaxf(peak, __shfl_xor_sync((unsigned)WHOLE_WARP, peak, 2));
 
-        float base = peak > -INFINITY ? peak * to_log2 : 0.0f;
-        float keep = gpu_exp2(fmaf(state->peak[half], to_log2, -base));
+        float seen = peak > -INFINITY ? peak : 0.0f, base = seen * to_log2;
+        float keep = gpu_exp2((state->peak[half] - seen) * to_log2);
         state->peak[half] = peak;
         state->sum[half] *= keep;
 #pragma unroll

@@ -112,6 +112,8 @@ static const struct shape shapes[] = {
     {0, 300, 300, 4, 2, 32, 100, 0}, {200, 100, 300, 4, 4, 40, 33, 0},
     {5, 40, 300, 4, 2, 64, 0, 7},    {3, 50, 260, 9, 3, 96, 150, 5},
     {0, 130, 130, 20, 1, 72, 1, 0},  {511, 1, 512, 8, 2, 64, 0, 0},
+    {290, 40, 333, 8, 1, 128, 0, 0}, {150, 35, 300, 8, 2, 128, 100, 0},
+    {7, 30, 400, 8, 1, 128, 170, 9}, {0, 129, 129, 4, 1, 64, 0, 0},
 };
 
 static void test_attention_matches_its_definition(void **state)
@@ -168,13 +170,14 @@ static void test_threads_do_not_change_a_bit(void **state)
 static void test_a_row_does_not_depend_on_its_chunk(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_variants; i++) {
-        struct device *dev = act_device(&variants[i], 2);
-        size_t bytes = dtype_bytes(variants[i].dtype);
-        struct shape s = {0, 400, 400, 6, 2, 40, i % 2 ? 190 : 0, 1};
-        struct problem p = problem_make(variants[i].dtype, &s, 11);
-        size_t row = 6 * 40 * bytes;
-        struct act part = act_zeros(variants[i].dtype, p.out.n);
+    for (int i = 0; i < 2 * n_variants; i++) {
+        const struct variant *variant = &variants[i / 2];
+        struct device *dev = act_device(variant, 2);
+        size_t bytes = dtype_bytes(variant->dtype);
+        struct shape s = {0, 400, 400, 6, 2, i % 2 ? 64 : 40, i / 2 % 2 ? 190 : 0, 1};
+        struct problem p = problem_make(variant->dtype, &s, 11);
+        size_t row = 6 * (size_t)s.head_dim * bytes;
+        struct act part = act_zeros(variant->dtype, p.out.n);
 
         p.args.lse = NULL;
         CHECK_OK(op_attention(dev, &p.args));
