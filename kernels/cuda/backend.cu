@@ -9,15 +9,6 @@ static constexpr size_t STAGING_HALF = (size_t)8 << 20;
 static constexpr size_t RESULTS_BYTES = (size_t)4 << 20;
 static constexpr size_t FIRST_WORKSPACE = (size_t)16 << 20;
 
-status cuda_check(cudaError_t error, const char *what)
-{
-    if (error == cudaSuccess) {
-        return STATUS_OK;
-    }
-    return status_fail(error == cudaErrorMemoryAllocation ? STATUS_EXHAUSTED : STATUS_INTERNAL,
-                       "cuda: %s: %s", what, cudaGetErrorString(error));
-}
-
 /* The index names a GPU of this machine, or the sentence says what is missing. */
 static status find_gpu(int index)
 {
