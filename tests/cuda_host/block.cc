@@ -20,6 +20,9 @@ enum state { READY, AT_WARP, AT_BLOCK, DONE };
 
 constexpr size_t stack_bytes = 256 << 10; /* touched only as far as a kernel needs */
 constexpr unsigned max_threads = 1024;
+constexpr size_t shared_align = 1024;
+constexpr unsigned shared_begin = 1024; /* the address of what a kernel has */
+constexpr size_t piece = 16;            /* bytes of a copy */
 
 struct copy {
     void *shared;
@@ -52,26 +55,13 @@ struct machine {
     std::vector<warp> warps;
     worker *running = nullptr;
     unsigned n = 0; /* threads of the block */
-    void *shared = nullptr;
+    char *shared = nullptr;
     size_t shared_bytes = 0;
+    std::vector<uint16_t> unfenced; /* of 16 bytes: 1 + the thread whose copy brought them */
     unsigned long launches = 0;
 };
 thread_local machine gpu;
 cuda_host_schedule schedule = CUDA_HOST_FORWARD;
-
-[[noreturn]] __attribute__((format(printf, 1, 2))) void broken(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    fprintf(stderr, "cuda_host: %s: block (%u, %u, %u), thread %u: ", gpu.kernel,
-            gpu.running ? gpu.running->block.x : 0, gpu.running ? gpu.running->block.y : 0,
-            gpu.running ? gpu.running->block.z : 0, gpu.running ? gpu.running->thread.x : 0);
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\n");
-    va_end(args);
-    abort();
-}
 
 void yield(enum state state)
 {
@@ -85,7 +75,10 @@ void enter()
 {
     (*gpu.body)();
     if (!gpu.running->copies.empty()) {
-        broken("ends with copies that nobody waited for");
+        cuda_host_broken("ends with copies that nobody waited for");
+    }
+    if (gpu.running->products_pending) {
+        cuda_host_broken("ends with products that nobody waited for");
     }
     yield(DONE);
     abort();
@@ -150,11 +143,24 @@ unsigned count(enum state state)
     return n;
 }
 
+/* Warps of a warp group have issued the same products. */
+void check_products()
+{
+    constexpr unsigned group = 4 * CUDA_HOST_WARP;
+
+    for (unsigned i = 0; i < gpu.n; i++) {
+        if (gpu.threads[i]->products != gpu.threads[i / group * group]->products ||
+            (gpu.threads[i]->products && i / group * group + group > gpu.n)) {
+            cuda_host_broken("warps of a group have issued different products");
+        }
+    }
+}
+
 void run_block(dim3 grid, dim3 dim, dim3 block)
 {
     gpu.n = dim.x;
     if (dim.y != 1 || dim.z != 1 || dim.x == 0 || dim.x % CUDA_HOST_WARP || dim.x > max_threads) {
-        broken("blocks are (%u, %u, %u)", dim.x, dim.y, dim.z);
+        cuda_host_broken("blocks are (%u, %u, %u)", dim.x, dim.y, dim.z);
     }
     while (gpu.threads.size() < gpu.n) {
         gpu.threads.push_back(std::make_unique<worker>());
@@ -165,6 +171,7 @@ void run_block(dim3 grid, dim3 dim, dim3 block)
         w.arrived = 0;
     }
     memset(gpu.shared, 0xff, gpu.shared_bytes); /* NaN, -1: nothing that could be meant */
+    gpu.unfenced.assign((gpu.shared_bytes + piece - 1) / piece, 0);
     for (unsigned i = 0; i < gpu.n; i++) {
         worker *t = gpu.threads[i].get();
 
@@ -178,16 +185,32 @@ void run_block(dim3 grid, dim3 dim, dim3 block)
             continue;
         }
         if (count(AT_BLOCK) < gpu.n) {
-            broken("%u threads wait for the block, %u for their warp, %u have ended",
-                   count(AT_BLOCK), count(AT_WARP), count(DONE));
+            cuda_host_broken("%u threads wait for the block, %u for their warp, %u have ended",
+                             count(AT_BLOCK), count(AT_WARP), count(DONE));
         }
+        check_products();
         for (unsigned i = 0; i < gpu.n; i++) {
             gpu.threads[i]->state = READY;
         }
     }
+    check_products();
 }
 
 } // namespace
+
+void cuda_host_broken(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    fprintf(stderr, "cuda_host: %s: block (%u, %u, %u), thread %u: ", gpu.kernel,
+            gpu.running ? gpu.running->block.x : 0, gpu.running ? gpu.running->block.y : 0,
+            gpu.running ? gpu.running->block.z : 0, gpu.running ? gpu.running->thread.x : 0);
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    abort();
+}
 
 void cuda_host_run_grid(const char *kernel, dim3 grid, dim3 block, size_t shared,
                         const std::function<void()> &body)
@@ -199,9 +222,12 @@ void cuda_host_run_grid(const char *kernel, dim3 grid, dim3 block, size_t shared
     gpu.running = nullptr;
     gpu.launches++;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > max_yz || grid.z > max_yz) {
-        broken("the grid is (%u, %u, %u)", grid.x, grid.y, grid.z);
+        cuda_host_broken("the grid is (%u, %u, %u)", grid.x, grid.y, grid.z);
     }
-    gpu.shared = shared ? aligned_alloc(16, (shared + 15) / 16 * 16) : nullptr;
+    gpu.shared = shared
+                     ? static_cast<char *>(aligned_alloc(
+                           shared_align, (shared + shared_align - 1) / shared_align * shared_align))
+                     : nullptr;
     gpu.shared_bytes = shared;
     for (unsigned z = 0; z < grid.z; z++) {
         for (unsigned y = 0; y < grid.y; y++) {
@@ -221,8 +247,8 @@ int cuda_host_lane()
 void *cuda_host_shared(size_t at_least)
 {
     if (at_least > gpu.shared_bytes) {
-        broken("uses %zu bytes of shared memory, was launched with %zu", at_least,
-               gpu.shared_bytes);
+        cuda_host_broken("uses %zu bytes of shared memory, was launched with %zu", at_least,
+                         gpu.shared_bytes);
     }
     return gpu.shared;
 }
@@ -230,7 +256,7 @@ void *cuda_host_shared(size_t at_least)
 const void *cuda_host_aligned(const void *address, size_t to)
 {
     if (reinterpret_cast<uintptr_t>(address) % to) {
-        broken("an access of %zu bytes at %p", to, address);
+        cuda_host_broken("an access of %zu bytes at %p", to, address);
     }
     return address;
 }
@@ -249,7 +275,7 @@ void *cuda_host_warp_exchange(const void *mine, size_t bytes, int kind, void (*c
     char *lanes = w->lanes[self->exchanges++ % 2];
 
     if (w->arrived > 0 && w->kind != kind) {
-        broken("lanes of a warp are in different functions (%d, %d)", w->kind, kind);
+        cuda_host_broken("lanes of a warp are in different functions (%d, %d)", w->kind, kind);
     }
     if (bytes) {
         memcpy(lanes + self->thread.x % CUDA_HOST_WARP * CUDA_HOST_LANE_BYTES, mine, bytes);
@@ -308,8 +334,36 @@ void cuda_host_copy_wait(size_t left)
         } else {
             memset(c.shared, 0, 16);
         }
+        size_t at = static_cast<size_t>(static_cast<char *>(c.shared) - gpu.shared) / piece;
+        gpu.unfenced[at] = static_cast<uint16_t>(self->thread.x + 1);
         return true;
     });
+}
+
+void cuda_host_copy_fence()
+{
+    for (uint16_t &owner : gpu.unfenced) {
+        owner = owner == gpu.running->thread.x + 1 ? 0 : owner;
+    }
+}
+
+unsigned cuda_host_shared_address(const void *shared)
+{
+    return static_cast<unsigned>(static_cast<const char *>(shared) - gpu.shared) + shared_begin;
+}
+
+const void *cuda_host_shared_at(unsigned address, size_t bytes)
+{
+    size_t at = address - shared_begin;
+
+    if (address < shared_begin || at + bytes > gpu.shared_bytes) {
+        cuda_host_broken("a product reads shared memory at %u, of %zu", address, gpu.shared_bytes);
+    }
+    if (gpu.unfenced[at / piece]) {
+        cuda_host_broken("a product reads what thread %u copied without a fence",
+                         gpu.unfenced[at / piece] - 1u);
+    }
+    return gpu.shared + at;
 }
 
 extern "C" void cuda_host_set_schedule(cuda_host_schedule wanted)

@@ -11,6 +11,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -24,11 +25,17 @@ enum cuda_host_kind {
     CUDA_HOST_MMA_F16,
     CUDA_HOST_LDMATRIX,
     CUDA_HOST_LDMATRIX_TRANSPOSED,
+    CUDA_HOST_WGMMA,
+    CUDA_HOST_WGMMA_FENCE,
+    CUDA_HOST_WGMMA_COMMIT,
+    CUDA_HOST_WGMMA_WAIT,
 };
 
 /* What a running CUDA thread sees of itself. */
 struct cuda_host_thread {
     dim3 thread, block, block_dim, grid_dim;
+    unsigned products_pending = 0; /* of its warp group, not waited for */
+    uint64_t products = 0;         /* what they were: the same in all warps of the group */
 };
 extern thread_local constinit cuda_host_thread *cuda_host_self;
 
@@ -56,5 +63,25 @@ void *cuda_host_warp_exchange(const void *mine, size_t bytes, int kind, void (*c
 void cuda_host_copy_async(void *shared, const void *global);
 void cuda_host_copy_commit();
 void cuda_host_copy_wait(size_t left);
+void cuda_host_copy_fence();
+
+/* Shared memory as products of a warp group see it: its address, and what is at one. */
+unsigned cuda_host_shared_address(const void *shared);
+const void *cuda_host_shared_at(unsigned address, size_t bytes);
+
+/* One product of a warp group; a comes from a_registers, or from the descriptor. */
+struct cuda_host_product {
+    bool is_bf16, add;
+    const unsigned *a_registers;
+    uint64_t a, b;
+};
+uint64_t cuda_host_wgmma_operand(const void *shared, int next_columns);
+void cuda_host_wgmma_fence();
+void cuda_host_wgmma(float *d, int n, const cuda_host_product &product); /* n of each thread */
+void cuda_host_wgmma_commit();
+void cuda_host_wgmma_wait(unsigned left);
+
+/* Ends the program with the kernel's name and the thread. */
+[[noreturn]] void cuda_host_broken(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -3,7 +3,8 @@
  *
  * The environment chooses the same for whole programs: WINNOW_CUDA_HOST is a list of words,
  * "reversed" or "rotating" (the schedule), "lazy" or "shuffled" (streams), "apart" (memory that the
- * host cannot touch, memory.h), "devices=N", "memory=N" (MiB of each), and "no-driver".
+ * host cannot touch, memory.h), "devices=N", "memory=N" (MiB of each), "hopper" (compute capability
+ * 9.0, else 8.0), and "no-driver".
  */
 #ifndef TESTS_CUDA_HOST_CUDA_HOST_H
 #define TESTS_CUDA_HOST_CUDA_HOST_H

@@ -21,6 +21,7 @@ namespace
 struct settings {
     cuda_host_streams streams = CUDA_HOST_EAGER;
     bool no_driver = false;
+    bool hopper = false;
     int devices = 1;
 
     settings()
@@ -46,6 +47,7 @@ struct settings {
             cuda_host_memory_limit(static_cast<size_t>(atoi(n + strlen("memory="))) << 20);
         }
         no_driver = strstr(words, "no-driver");
+        hopper = strstr(words, "hopper");
     }
 };
 
@@ -53,6 +55,12 @@ settings &chosen()
 {
     static settings s;
     return s;
+}
+
+/* Bytes of a block: of sm_90, or of sm_80. */
+int shared_most()
+{
+    return (chosen().hopper ? 227 : 163) << 10;
 }
 
 thread_local struct cuda_host_calls calls;
@@ -193,8 +201,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int)
     *prop = cudaDeviceProp{};
     snprintf(prop->name, sizeof(prop->name), "emulated GPU");
     prop->totalGlobalMem = cuda_host_memory_total();
-    prop->sharedMemPerBlockOptin = 163 << 10; /* the least of sm_80, sm_90 and sm_100 */
-    prop->major = 8;
+    prop->sharedMemPerBlockOptin = shared_most();
+    prop->major = chosen().hopper ? 9 : 8;
     prop->multiProcessorCount = 4;
     return cudaSuccess;
 }
@@ -396,6 +404,6 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int value)
 {
-    return value <= (163 << 10) ? cudaSuccess : cudaErrorInvalidValue;
+    return value <= shared_most() ? cudaSuccess : cudaErrorInvalidValue;
 }
 }

@@ -4,7 +4,7 @@
 
 #include <csignal>
 #include <cstdio>
-#include <gpu_platform.h>
+#include <gpu_wgmma.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -174,6 +174,177 @@ static void test_matrix_products_have_the_layout_of_the_gpu(void **)
         }
     }
     cudaStreamDestroy(stream);
+}
+
+/* Of a warp group: 64 rows, STEP of k, 128 columns in two slabs of 64. */
+static constexpr int SLAB = 64, STEP = 16, COLUMNS = 128;
+static constexpr size_t PRODUCT_BYTES = sizeof(uint16_t) * SLAB * (SLAB + 2 * COLUMNS);
+
+/* Where element (row, c) of a slab lies, with the 128-byte swizzle. */
+static int in_slab(int row, int c)
+{
+    return row * SLAB + (c / 8 ^ row % 8) * 8 + c % 8;
+}
+
+/* a: (64, 16); b: (128, 16); v: (16, 128) in two slabs; each begins at a multiple of 1024 bytes. */
+struct product_tiles {
+    uint16_t *a, *b, *v;
+};
+
+static product_tiles fill_tiles(bool f16)
+{
+    auto *shared = gpu_shared<uint16_t>();
+    product_tiles tiles = {shared, shared + SLAB * SLAB, shared + SLAB * (SLAB + COLUMNS)};
+
+    for (int i = (int)threadIdx.x; i < COLUMNS * STEP; i += (int)blockDim.x) {
+        int row = i / STEP, k = i % STEP;
+
+        if (row < 64) {
+            tiles.a[in_slab(row, k)] = (uint16_t)pair(STEP * row + k, f16);
+        }
+        tiles.b[in_slab(row, k)] = (uint16_t)pair(STEP * row + k + 5, f16);
+        tiles.v[row / SLAB * COLUMNS * SLAB / 2 + in_slab(k, row % SLAB)] =
+            (uint16_t)pair(STEP * row + k + 5, f16);
+    }
+    __syncthreads();
+    return tiles;
+}
+
+/* out (64, N * 2) = 1 + a b transposed: a by descriptor, or the same from registers. */
+template <typename T, int N> static __global__ void wgmma_kernel(float *out, bool registers)
+{
+    constexpr bool f16 = !std::is_same_v<T, bf16>;
+    int g = (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+    const unsigned a[4] = {pair(16 * g + 2 * t, f16), pair(16 * (g + 8) + 2 * t, f16),
+                           pair(16 * g + 2 * t + 8, f16), pair(16 * (g + 8) + 2 * t + 8, f16)};
+    product_tiles tiles = fill_tiles(f16);
+    float d[N];
+
+    for (float &each : d) {
+        each = 1.0f;
+    }
+    gpu_wgmma_fence();
+    if constexpr (N == 64) {
+        if (!registers) {
+            gpu_wgmma<T>(d, gpu_wgmma_operand(tiles.a, 0), gpu_wgmma_operand(tiles.b, 0), true);
+        }
+    }
+    if (registers) {
+        gpu_wgmma_add<T>(d, a, gpu_wgmma_operand(tiles.v, COLUMNS * SLAB));
+    }
+    gpu_wgmma_commit();
+    bool hidden = std::isnan(d[0]) && std::isnan(d[N - 1]);
+    gpu_wgmma_wait<0>();
+    for (int i = 0; i < N; i++) {
+        out[(g + i % 4 / 2 * 8) * 2 * N + i / 4 * 8 + 2 * t + i % 2] = hidden ? d[i] : -1.0f;
+    }
+}
+
+template <typename T, int N> static void check_wgmma(bool registers)
+{
+    float out[64 * 2 * N];
+    cudaStream_t stream = new_stream();
+
+    GPU_LAUNCH((wgmma_kernel<T, N>), 1, 128, PRODUCT_BYTES, stream, out, registers);
+    for (int r = 0; r < 64; r++) {
+        for (int n = 0; n < 2 * N; n++) {
+            float expected = 1.0f;
+
+            for (int k = 0; k < STEP; k++) {
+                expected += element(STEP * r + k) * element(STEP * n + k + 5);
+            }
+            assert_true(out[r * 2 * N + n] == expected);
+        }
+    }
+    cudaStreamDestroy(stream);
+}
+
+static void test_products_of_a_warp_group_have_the_layout_of_the_gpu(void **)
+{
+    check_wgmma<bf16, 64>(false);
+    check_wgmma<f16, 64>(false);
+    check_wgmma<bf16, 64>(true);
+    check_wgmma<f16, 64>(true);
+    check_wgmma<bf16, 32>(true);
+    check_wgmma<f16, 32>(true);
+}
+
+enum product_fault {
+    NO_FAULT,
+    NO_FENCE,
+    NO_WAIT,
+    REGISTERS_CHANGE,
+    SHARED_CHANGES,
+    COPY_WITHOUT_FENCE,
+    OPERAND_MISALIGNED,
+    OPERAND_LEAVES_ITS_SLAB,
+    OPERAND_LEAVES_SHARED_MEMORY,
+    LANES_DIFFER,
+    WARPS_DIFFER,
+    HALF_A_GROUP,
+    PRODUCT_FAULTS,
+};
+
+static __global__ void faulty_product_kernel(int fault, const void *memory)
+{
+    product_tiles tiles = fill_tiles(false);
+    unsigned a[4] = {};
+    float d[64] = {}, e[64] = {};
+    int off = fault == OPERAND_MISALIGNED        ? 1
+              : fault == OPERAND_LEAVES_ITS_SLAB ? SLAB - 8
+              : fault == LANES_DIFFER            ? (int)threadIdx.x % 2 * 8
+              : fault == WARPS_DIFFER            ? (int)threadIdx.x / 32 % 2 * 8
+                                                 : 0;
+
+    if (threadIdx.x == 0) {
+        gpu_copy16_async(tiles.b, memory, true);
+        gpu_copy_commit();
+        gpu_copy_wait<0>();
+        if (fault != COPY_WITHOUT_FENCE) {
+            gpu_copy_fence();
+        }
+    }
+    __syncthreads();
+    if (fault != NO_FENCE) {
+        gpu_wgmma_fence();
+    }
+    gpu_wgmma<bf16>(d, gpu_wgmma_operand(tiles.a + off, 0), gpu_wgmma_operand(tiles.b, 0), false);
+    gpu_wgmma_add<bf16>(e, a,
+                        gpu_wgmma_operand(tiles.v, (fault == OPERAND_LEAVES_SHARED_MEMORY ? 5 : 1) *
+                                                       COLUMNS * SLAB));
+    gpu_wgmma_commit();
+    a[3] = fault == REGISTERS_CHANGE;
+    if (fault == SHARED_CHANGES && threadIdx.x == 0) {
+        tiles.a[SLAB]++;
+    }
+    if (fault != NO_WAIT) {
+        gpu_wgmma_wait<0>();
+    }
+}
+
+static void check_product(cudaStream_t stream, int fault)
+{
+    alignas(16) static const char memory[16] = {};
+
+    GPU_LAUNCH(faulty_product_kernel, 1, fault == HALF_A_GROUP ? 64 : 128, PRODUCT_BYTES, stream,
+               fault, memory);
+}
+
+template <int fault> static void check_product_faults()
+{
+    if constexpr (fault < PRODUCT_FAULTS) {
+        check_ends([](cudaStream_t stream) { check_product(stream, fault); });
+        check_product_faults<fault + 1>();
+    }
+}
+
+static void test_a_wrong_product_of_a_warp_group_ends_the_program(void **)
+{
+    cudaStream_t stream = new_stream();
+
+    check_product(stream, NO_FAULT);
+    cudaStreamDestroy(stream);
+    check_product_faults<NO_FENCE>();
 }
 
 static void test_every_float16_survives_the_way_to_float_and_back(void **)
@@ -348,6 +519,8 @@ int main()
         cmocka_unit_test(test_threads_that_do_not_come_are_missed),
         cmocka_unit_test(test_bad_accesses_and_launches_end_the_program),
         cmocka_unit_test(test_matrix_products_have_the_layout_of_the_gpu),
+        cmocka_unit_test(test_products_of_a_warp_group_have_the_layout_of_the_gpu),
+        cmocka_unit_test(test_a_wrong_product_of_a_warp_group_ends_the_program),
         cmocka_unit_test(test_every_float16_survives_the_way_to_float_and_back),
         cmocka_unit_test(test_matrix_loads_have_the_layout_of_the_gpu),
         cmocka_unit_test(test_copies_arrive_when_they_were_waited_for),

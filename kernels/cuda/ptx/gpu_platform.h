@@ -14,7 +14,7 @@
 
 template <typename T> __device__ __forceinline__ T *gpu_shared()
 {
-    extern __shared__ __align__(16) unsigned char gpu_shared_bytes[];
+    extern __shared__ __align__(1024) unsigned char gpu_shared_bytes[];
     return reinterpret_cast<T *>(gpu_shared_bytes);
 }
 
