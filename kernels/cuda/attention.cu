@@ -6,5 +6,10 @@ status cuda_attention(struct device *dev, const struct attention *args)
     if (args->rows == 0) {
         return STATUS_OK;
     }
-    return cuda_is_narrow(dev) ? cuda_attention_mma(dev, args) : cuda_attention_f32(dev, args);
+    if (!cuda_is_narrow(dev)) {
+        return cuda_attention_f32(dev, args);
+    }
+    bool whole = args->head_dim == 64 || args->head_dim == 128;
+    return cuda_device(dev)->hopper && whole ? cuda_attention_wgmma(dev, args)
+                                             : cuda_attention_mma(dev, args);
 }

@@ -47,6 +47,7 @@ static status describe(struct cuda_device *cuda)
                            cuda->index, prop.name, prop.major, prop.minor, lowest);
     }
     cuda->processors = prop.multiProcessorCount;
+    cuda->hopper = prop.major == 9 && prop.minor == 0;
     snprintf(cuda->base.description, sizeof(cuda->base.description), "cuda:%d %.64s sm_%d%d",
              cuda->index, prop.name, prop.major, prop.minor);
     return STATUS_OK;

@@ -19,15 +19,24 @@ if(NOT NCCL_INCLUDE OR NOT NCCL_LIBRARY)
   unset(NCCL_LIBRARY CACHE)
 endif()
 
+# Files named *_wgmma.cu are for Hopper alone, whose warp-group products no other GPU has: they are
+# compiled for sm_90a only, and called only there.
 # The standard is named here because CMake 3.25 knows none after C++17 for nvcc.
 # A register that does not fit is an error: kernels are shaped so that none is spilled.
+set(cuda_options $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Werror=all-warnings
+  -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas>)
+set(cuda_includes $<$<COMPILE_LANGUAGE:CUDA>:${CMAKE_SOURCE_DIR}/kernels/cuda/ptx>)
 function(cuda_add_backend library)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
-  target_sources(${library} PRIVATE ${sources})
-  target_include_directories(${library} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:${CMAKE_SOURCE_DIR}/kernels/cuda/ptx>)
-  target_compile_options(${library} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20
-    -Werror=all-warnings
-    -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas>)
+  file(GLOB hopper CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*_wgmma.cu)
+  list(REMOVE_ITEM sources ${hopper})
+  add_library(${library}_hopper OBJECT ${hopper})
+  set_target_properties(${library}_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)
+  target_include_directories(${library}_hopper PRIVATE ${cuda_includes})
+  target_compile_options(${library}_hopper PRIVATE ${cuda_options})
+  target_link_libraries(${library}_hopper PRIVATE winnow_flags CUDA::cudart)
+  target_sources(${library} PRIVATE ${sources} $<TARGET_OBJECTS:${library}_hopper>)
+  target_include_directories(${library} PRIVATE ${cuda_includes})
+  target_compile_options(${library} PRIVATE ${cuda_options})
   target_link_libraries(${library} PUBLIC CUDA::cudart CUDA::cublasLt)
 endfunction()

@@ -25,6 +25,7 @@ struct cuda_device {
     struct device base;
     int index;
     int processors; /* streaming multiprocessors */
+    bool hopper;    /* compute capability 9.0: kernels for sm_90a run */
     cudaStream_t stream;
     cudaStream_t redirected;        /* where operations go instead; NULL: nowhere else */
     struct cuda_products *products; /* linear.cu */
