@@ -21,15 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels" / "cuda"
 SKIPPED = 77
 ARCHS = ("80", "90", "100")
+HOPPER = "90a"  # of files named *_wgmma.cu, which are for no other
 REGISTERS = 65536  # of a multiprocessor, on all of ARCHS
 
 # (file, kernel, instructions that it must have, registers of a thread at most).  HMMA.16816: tensor
-# cores; LDSM: ldmatrix; LDGSTS: cp.async; .128: 16 bytes at once.
+# cores; HGMMA: the same for a warp group; LDSM: ldmatrix; LDGSTS: cp.async; .128: 16 bytes at once.
 BF16, F16 = r"HMMA\.16816\.F32\.BF16", r"HMMA\.16816\.F32$"
 TILES = (r"LDSM\.16\.M88\.4", r"LDGSTS.E.*\.128")
 EXPECTED = [
     ("attention_mma.cu", "attention_kernelI4bf16", (BF16, *TILES, "LDSM.16.MT88.4"), 255),
     ("attention_mma.cu", "attention_kernelI3f16", (F16, *TILES, "LDSM.16.MT88.4"), 255),
+    ("attention_wgmma.cu", "attention_wgmma_kernelI4bf16",
+     (r"HGMMA\.64x128x16\.F32\.BF16", TILES[1]), 255),
+    ("attention_wgmma.cu", "attention_wgmma_kernelI3f16",
+     (r"HGMMA\.64x128x16\.F32$", TILES[1]), 255),
     ("columns_mma.cu", "sums_mma_kernelI4bf16", (BF16, *TILES), 168),
     ("columns_mma.cu", "sums_mma_kernelI3f16", (F16, *TILES), 168),
     ("columns_mma.cu", "parts_mma_kernelI4bf16", (BF16, *TILES), 168),
@@ -51,6 +56,13 @@ EXPECTED = [
 def find_nvdisasm():
     bins = (ROOT / ".venv").glob("lib/python*/site-packages/nvidia/*/bin/nvdisasm")
     return shutil.which("nvdisasm") or next((str(path) for path in bins), None)
+
+
+def jobs_of(sources, archs):
+    """(source, arch) to compile."""
+    return [(source, HOPPER if source.stem.endswith("_wgmma") else arch)
+            for arch in archs for source in sources
+            if arch == "90" or not source.stem.endswith("_wgmma")]
 
 
 def compile_file(source, arch, folder):
@@ -119,7 +131,7 @@ def check(source, arch, kernels):
 def print_figures(source, arch, kernels):
     for name, k in sorted(kernels.items()):
         count = {what: sum(bool(re.match(what, code)) for code in k["code"])
-                 for what in ("HMMA", "LDSM", r"LDGSTS.*\.128", r"LDG\..*\.128", r"STG.*\.128")}
+                 for what in ("HG?MMA", "LDSM", r"LDGSTS.*\.128", r"LDG\..*\.128", r"STG.*\.128")}
         warps = min(64, REGISTERS // (32 * (k["registers"] + 7 & ~7)))
         print(f"| sm_{arch} | {source.stem} | {shown(name)} | {k['registers']} | {warps} | "
               + " | ".join(str(n) for n in count.values()) + " |")
@@ -140,9 +152,9 @@ def main():
         print(f"skipped: {' and '.join(missing)} cannot be found")
         return SKIPPED
     files = {KERNELS / file for file, *_ in EXPECTED}
-    jobs = [(source, arch) for arch in (ARCHS if args.all else args.arch)
-            for source in sorted(KERNELS.glob("*.cu") if args.all else files)
-            if not args.only or source.name in args.only]
+    sources = [source for source in sorted(KERNELS.glob("*.cu") if args.all else files)
+               if not args.only or source.name in args.only]
+    jobs = jobs_of(sources, ARCHS if args.all else args.arch)
     wrong, n = [], 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         for (source, arch), (cubin, said) in zip(
