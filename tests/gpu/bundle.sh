@@ -9,7 +9,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 build=${1:-build-cuda} file=${2:-winnow-gpu-tests.tar.gz}
-programs=(winnow winnow-coordinator winnow-worker winnow-bench-plan winnow-gpu-goldens)
+programs=(winnow winnow-coordinator winnow-worker winnow-bench-plan winnow-gpu-goldens
+    winnow-gpu-attention)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

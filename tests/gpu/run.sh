@@ -5,17 +5,19 @@
 #   tests/gpu/run.sh [--programs DIR] [--gpus N] [--model DIR] [--lengths LIST] [--quick]
 #                    [--out FILE]
 #
-#   --programs DIR  winnow, winnow-coordinator, winnow-worker, winnow-bench-plan and
-#                   winnow-gpu-goldens (default: bin/ of the bundle, or build-cuda/bin)
+#   --programs DIR  winnow, winnow-coordinator, winnow-worker, winnow-bench-plan,
+#                   winnow-gpu-goldens and winnow-gpu-attention, which may be missing
+#                   (default: bin/ of the bundle, or build-cuda/bin)
 #   --gpus N        use the first N (default: all that winnow doctor finds)
 #   --model DIR     that speed is measured with (default: the tiny one in tests/models)
 #   --lengths LIST  prompts to measure (default: 256; with --model 8192,32768,131072)
 #   --quick         a few golden cases, one run of each measurement
 #   --out FILE      the results as JSON (default: gpu-results.json)
 #
-# In order: what is here; golden cases in float32 and bfloat16, alone and in groups; a golden case
-# under compute-sanitizer, where that is installed; then prefill, whole answers and decoding, with
-# what a rank should count for each.  Exit status: 0 if nothing failed.
+# In order: what is here; attention against its definition, and its speed; golden cases in float32
+# and bfloat16, alone and in groups; a golden case under compute-sanitizer, where that is installed;
+# then prefill, whole answers and decoding, with what a rank should count for each.  Exit status: 0
+# if nothing failed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
@@ -29,7 +31,7 @@ while [ $# -gt 0 ]; do
         --lengths) lengths=${2:?--lengths needs a list}; shift ;;
         --out) out=${2:?--out needs a file}; shift ;;
         --quick) quick=1 ;;
-        *) sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+        *) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
     esac
     shift
 done
@@ -71,6 +73,20 @@ fi
 if [ "$gpus" -lt 1 ]; then
     echo 'no GPU: nothing can be proven here'
     exit 1
+fi
+
+echo '== attention'
+if [ -x "$programs/winnow-gpu-attention" ]; then
+    code=0
+    "$programs/winnow-gpu-attention" >"$work/log" 2>&1 || { code=$?; fail attention; }
+    cat "$work/log"
+    rows=$(awk -F ' *[|] *' '$2 ~ /mma$/ {printf "%s{\"kernel\": \"%s\", \"dtype\": \"%s\", "\
+        "\"heads\": \"%s\", \"head_dim\": %d, \"rows\": %d, \"keys\": %d, \"ms\": %s, \"tflops\": %s}",
+        sep, $2, $3, $4, $5, $6, $7, $8, $9; sep = ", "}' "$work/log")
+    result attention "{\"status\": $code, \"measured\": [$rows]}"
+else
+    echo 'skipped: winnow-gpu-attention is not here'
+    result attention '{"skipped": "winnow-gpu-attention is not here"}'
 fi
 
 # goldens NAME FILTER: the tests of this name, on all GPUs.
