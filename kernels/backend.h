@@ -56,6 +56,11 @@ struct backend {
                      const struct matrix *w, int rows);
     status (*linear_rows)(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                           const struct matrix *w, int rows);
+    /* NULL: one after the other */
+    status (*linear_each)(struct device *dev, const struct weight_product *products, int n,
+                          const void *x, int rows);
+    status (*linear_rows_each)(struct device *dev, const struct weight_product *products, int n,
+                               const void *x, int rows);
     status (*quantize)(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
     size_t (*packed_bytes)(const struct device *dev, int rows, int cols);
     status (*pack)(struct device *dev, void *out, const struct matrix *w);

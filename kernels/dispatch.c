@@ -210,6 +210,46 @@ status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const
     return dev->backend->linear_rows(dev, out, out_dtype, x, w, rows);
 }
 
+static int products_valid(const struct device *dev, const struct weight_product *products, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (!matrix_valid(dev, products[i].w) || products[i].w->cols != products[0].w->cols) {
+            return 0;
+        }
+    }
+    return n > 0 && n <= OP_MAX_PRODUCTS;
+}
+
+status op_linear_each(struct device *dev, const struct weight_product *products, int n,
+                      const void *x, int rows)
+{
+    status st = STATUS_OK;
+
+    assert(rows >= 0 && products_valid(dev, products, n));
+    if (dev->backend->linear_each) {
+        return dev->backend->linear_each(dev, products, n, x, rows);
+    }
+    for (int i = 0; i < n && !st; i++) {
+        st = dev->backend->linear(dev, products[i].out, dev->dtype, x, products[i].w, rows);
+    }
+    return st;
+}
+
+status op_linear_rows_each(struct device *dev, const struct weight_product *products, int n,
+                           const void *x, int rows)
+{
+    status st = STATUS_OK;
+
+    assert(rows > 0 && rows <= OP_MAX_DECODE_ROWS && products_valid(dev, products, n));
+    if (dev->backend->linear_rows_each) {
+        return dev->backend->linear_rows_each(dev, products, n, x, rows);
+    }
+    for (int i = 0; i < n && !st; i++) {
+        st = dev->backend->linear_rows(dev, products[i].out, dev->dtype, x, products[i].w, rows);
+    }
+    return st;
+}
+
 status op_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w)
 {
     assert(out && scale && matrix_valid(dev, w) && !w->scale && w->layout == MATRIX_ROWS);

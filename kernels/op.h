@@ -21,6 +21,7 @@ extern "C" {
 enum {
     OP_MAX_DECODE_ROWS = 64, /* op_linear_rows, op_decode_attention */
     OP_MAX_HEAD_DIM = 256,
+    OP_MAX_PRODUCTS = 3, /* op_linear_each, op_linear_rows_each */
     OP_MAX_POOL_KERNEL = 63,
     OP_KEY_BINS = 256, /* op_key_counts */
     OP_PACK_ROWS = 32, /* op_pack */
@@ -76,6 +77,17 @@ status op_linear(struct device *dev, void *out, enum dtype out_dtype, const void
  * w->cols: bit-identical for a row whatever the number of rows. */
 status op_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                       const struct matrix *w, int rows);
+
+/* The same for up to OP_MAX_PRODUCTS matrices with as many columns, all times one x: a device may
+ * form the products side by side.  The bits are those of op_linear() or op_linear_rows(). */
+struct weight_product {
+    void *out; /* (rows, w->rows) act */
+    const struct matrix *w;
+};
+status op_linear_each(struct device *dev, const struct weight_product *products, int n,
+                      const void *x, int rows);
+status op_linear_rows_each(struct device *dev, const struct weight_product *products, int n,
+                           const void *x, int rows);
 
 /*
  * w in int8: scale[r] = max |w[r]| / 127, out[r] = w[r] / scale[r], rounded to the nearest, halves

@@ -195,17 +195,11 @@ static status project(const struct step *step, const struct layer_weights *layer
     const struct model *model = step->member->model;
     struct scratch *s = step->member->scratch;
     struct device *dev = step->member->dev;
-    enum dtype act = device_dtype(dev);
+    const struct weight_product all[] = {{s->q, &layer->q}, {s->k, &layer->k}, {s->v, &layer->v}};
     status st = op_rmsnorm(dev, s->normed, s->residual, layer->input_norm, step->n,
                            model->config.hidden, model->config.rms_eps);
 
-    if (!st) {
-        st = op_linear_rows(dev, s->q, act, s->normed, &layer->q, step->n);
-    }
-    if (!st) {
-        st = op_linear_rows(dev, s->k, act, s->normed, &layer->k, step->n);
-    }
-    return st ? st : op_linear_rows(dev, s->v, act, s->normed, &layer->v, step->n);
+    return st ? st : op_linear_rows_each(dev, all, 3, s->normed, step->n);
 }
 
 /* Where a part's rows of x (rows, heads, head_dim) begin. */

@@ -1,7 +1,8 @@
 #include "worker/forward.h"
 
-const struct forward_products forward_chunk = {op_linear, op_linear_add};
-const struct forward_products forward_rows = {op_linear_rows, op_linear_rows_add};
+const struct forward_products forward_chunk = {op_linear, op_linear_each, op_linear_add};
+const struct forward_products forward_rows = {op_linear_rows, op_linear_rows_each,
+                                              op_linear_rows_add};
 
 status forward_embed(const struct member *member, float *residual, const int32_t *ids, int n)
 {
@@ -76,16 +77,13 @@ static status project(const struct member *member, const struct matrix *w,
 
 /* scratch->gate (rows, MLP columns) = what the down projection takes, from scratch->normed. */
 static status mlp_columns(const struct member *member, const struct layer_weights *layer,
-                          forward_linear *linear, int rows)
+                          const struct forward_products *products, int rows)
 {
     struct scratch *s = member->scratch;
-    enum dtype act = device_dtype(member->dev);
+    const struct weight_product both[] = {{s->gate, &layer->gate}, {s->up, &layer->up}};
     size_t mlp = (size_t)rows * (size_t)layer->gate.rows;
-    status st = linear(member->dev, s->gate, act, s->normed, &layer->gate, rows);
+    status st = products->each(member->dev, both, 2, s->normed, rows);
 
-    if (!st) {
-        st = linear(member->dev, s->up, act, s->normed, &layer->up, rows);
-    }
     return st ? st : op_silu_mul(member->dev, s->gate, s->gate, s->up, mlp);
 }
 
@@ -95,35 +93,35 @@ status forward_output(const struct member *member, const struct layer_weights *l
     status st = project_and_norm(member, layer, products, residual, rows);
 
     if (!st) {
-        st = mlp_columns(member, layer, products->linear, rows);
+        st = mlp_columns(member, layer, products, rows);
     }
     return st ? st : project(member, &layer->down, products, residual, member->scratch->gate, rows);
 }
 
-static status begin_projection(const struct member *member, const struct matrix *w,
-                               forward_linear *linear, const void *x, struct forward_sum *sum)
+static status begin_projection(const struct member *member, const struct matrix *w, const void *x,
+                               struct forward_sum *sum)
 {
     size_t n = (size_t)sum->rows * (size_t)w->rows;
-    status st = linear(member->dev, sum->partial, DTYPE_F32, x, w, sum->rows);
+    status st = op_linear(member->dev, sum->partial, DTYPE_F32, x, w, sum->rows);
 
     return st ? st : comm_begin_all_reduce(member->comm, sum->partial, n, &sum->ticket);
 }
 
 status forward_begin_output(const struct member *member, const struct layer_weights *layer,
-                            forward_linear *linear, struct forward_sum *sum)
+                            struct forward_sum *sum)
 {
-    return begin_projection(member, &layer->o, linear, member->scratch->attended, sum);
+    return begin_projection(member, &layer->o, member->scratch->attended, sum);
 }
 
 status forward_begin_mlp(const struct member *member, const struct layer_weights *layer,
-                         forward_linear *linear, struct forward_sum *sum)
+                         struct forward_sum *sum)
 {
     status st = norm(member, layer, sum->residual, sum->rows);
 
     if (!st) {
-        st = mlp_columns(member, layer, linear, sum->rows);
+        st = mlp_columns(member, layer, &forward_chunk, sum->rows);
     }
-    return st ? st : begin_projection(member, &layer->down, linear, member->scratch->gate, sum);
+    return st ? st : begin_projection(member, &layer->down, member->scratch->gate, sum);
 }
 
 status forward_finish(const struct member *member, const struct forward_sum *sum)

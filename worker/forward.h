@@ -22,6 +22,8 @@ status forward_begin_embed(const struct member *member, float *residual, const i
 /* How products are formed: of a chunk of a prompt, or of rows of different sequences. */
 struct forward_products {
     forward_linear *linear;
+    status (*each)(struct device *dev, const struct weight_product *products, int n, const void *x,
+                   int rows);
     status (*add)(struct device *dev, float *sum, float *scratch, const void *x,
                   const struct matrix *w, int rows);
 };
@@ -31,7 +33,8 @@ extern const struct forward_products forward_chunk, forward_rows;
 status forward_output(const struct member *member, const struct layer_weights *layer,
                       const struct forward_products *products, float *residual, int rows);
 
-/* The same in parts, for sums over ranks that are on their way while other rows are computed. */
+/* The same in parts for chunks of a prompt, for sums over ranks that are on their way while other
+ * rows are computed. */
 
 /* Rows whose summands are summed up over the ranks. */
 struct forward_sum {
@@ -43,11 +46,11 @@ struct forward_sum {
 
 /* scratch->attended wo^T is on its way to the residual. */
 status forward_begin_output(const struct member *member, const struct layer_weights *layer,
-                            forward_linear *linear, struct forward_sum *sum);
+                            struct forward_sum *sum);
 
 /* The MLP of sum->residual, which is complete, is on its way to it. */
 status forward_begin_mlp(const struct member *member, const struct layer_weights *layer,
-                         forward_linear *linear, struct forward_sum *sum);
+                         struct forward_sum *sum);
 
 /* The sum arrives. */
 status forward_finish(const struct member *member, const struct forward_sum *sum);

@@ -56,7 +56,7 @@ static status go_on(const struct prompt_phase *phase, struct chunk_flight *chunk
     }
     status st = forward_finish(member, &chunk->sum);
     if (!st && chunk->waits_for == FLIGHT_OUTPUT) {
-        st = forward_begin_mlp(member, phase_weights(phase, chunk->layer), op_linear, &chunk->sum);
+        st = forward_begin_mlp(member, phase_weights(phase, chunk->layer), &chunk->sum);
     }
     chunk->waits_for = !st && chunk->waits_for == FLIGHT_OUTPUT ? FLIGHT_MLP : FLIGHT_NONE;
     return st;
@@ -90,8 +90,8 @@ status flight_take_off(struct prompt_phase *phase, const struct slice *slice)
                 .residual = phase->residual + (size_t)slice->begin * hidden,
                 .rows = slice->end - slice->begin},
     };
-    status st = forward_begin_output(phase->member, phase_weights(phase, slice->layer), op_linear,
-                                     &chunk->sum);
+    status st =
+        forward_begin_output(phase->member, phase_weights(phase, slice->layer), &chunk->sum);
     for (int ago = FLIGHT_CHUNKS - 1; !st && ago > 0; ago--) {
         st = go_on(phase, chunk_before(flight, ago));
     }

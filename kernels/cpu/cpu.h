@@ -108,6 +108,10 @@ status cpu_linear(struct device *dev, void *out, enum dtype out_dtype, const voi
                   const struct matrix *w, int rows);
 status cpu_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                        const struct matrix *w, int rows);
+status cpu_linear_each(struct device *dev, const struct weight_product *products, int n,
+                       const void *x, int rows);
+status cpu_linear_rows_each(struct device *dev, const struct weight_product *products, int n,
+                            const void *x, int rows);
 status cpu_quantize(struct device *dev, int8_t *out, float *scale, const struct matrix *w);
 size_t cpu_packed_bytes(const struct device *dev, int rows, int cols);
 status cpu_pack(struct device *dev, void *out, const struct matrix *w);

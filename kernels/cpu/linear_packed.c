@@ -10,11 +10,18 @@ enum {
     LINE_WORDS = 16,
 };
 
+/* One of the matrices that x is multiplied with; panels count through all of them. */
+struct target {
+    void *out;
+    const struct matrix *w;
+    int first_panel;
+};
+
 struct packed_job {
     const struct linear_packed_kernels *kernels;
     const bf16 *x;
-    const struct matrix *w;
-    void *out;
+    struct target targets[OP_MAX_PRODUCTS];
+    int n_targets, cols;
     bool wide, add;
     int rows, blocks, pairs, panels, threads;
     const uint32_t *packed_x; /* (pairs, rows), block after block */
@@ -110,11 +117,10 @@ static const uint32_t *packed_block(const struct packed_job *job, int block)
 
 static void pack_block(const struct packed_job *job, uint32_t *packed_x, int block)
 {
-    size_t cols = (size_t)job->w->cols, first = (size_t)block_first(job, block);
+    size_t cols = (size_t)job->cols, first = (size_t)block_first(job, block);
 
     job->kernels->pack_rows(packed_x + first * (size_t)job->pairs, job->x + first * cols, cols,
-                            rows_of_block(job, block), packed_rows_of_block(job, block),
-                            job->w->cols);
+                            rows_of_block(job, block), packed_rows_of_block(job, block), job->cols);
 }
 
 static int part_pairs(const struct packed_job *job, int pair)
@@ -122,9 +128,22 @@ static int part_pairs(const struct packed_job *job, int pair)
     return job->pairs - pair < PACKED_PAIRS ? job->pairs - pair : PACKED_PAIRS;
 }
 
+static const struct target *target_of(const struct packed_job *job, int panel)
+{
+    const struct target *target = &job->targets[job->n_targets - 1];
+
+    while (panel < target->first_panel) {
+        target--;
+    }
+    return target;
+}
+
 static const uint32_t *part_words(const struct packed_job *job, int panel, int pair)
 {
-    return (const uint32_t *)job->w->data + (size_t)panel * panel_words((size_t)job->pairs) +
+    const struct target *target = target_of(job, panel);
+
+    return (const uint32_t *)target->w->data +
+           (size_t)(panel - target->first_panel) * panel_words((size_t)job->pairs) +
            panel_words((size_t)pair);
 }
 
@@ -133,10 +152,11 @@ static const uint32_t *part_words(const struct packed_job *job, int panel, int p
 static void multiply_part(const struct packed_job *job, float *sums, int panel, int pair, int next,
                           int next_pair)
 {
-    int first = panel * PACKED_FEATURES, rest = job->w->rows - first;
+    const struct target *target = target_of(job, panel);
+    int first = (panel - target->first_panel) * PACKED_FEATURES, rest = target->w->rows - first;
     struct packed_tile tile = {
         .w = part_words(job, panel, pair),
-        .out_stride = (size_t)job->w->rows,
+        .out_stride = (size_t)target->w->rows,
         .features = rest < PACKED_FEATURES ? rest : PACKED_FEATURES,
         .pairs = part_pairs(job, pair),
         .wide = job->wide,
@@ -157,7 +177,7 @@ static void multiply_part(const struct packed_job *job, float *sums, int panel, 
         tile.rows = rows_of_block(job, block);
         tile.x = packed_block(job, block) + (size_t)pair * (size_t)tile.block_rows;
         tile.sums = sums + row * PACKED_FEATURES;
-        tile.out = (char *)job->out + at * (job->wide ? sizeof(float) : sizeof(bf16));
+        tile.out = (char *)target->out + at * (job->wide ? sizeof(float) : sizeof(bf16));
         job->kernels->product(&tile);
         tile.next += tile.next_step * (size_t)tile.pairs;
     }
@@ -205,34 +225,45 @@ static size_t sums_words(const struct packed_job *job)
     return job->pairs > PACKED_PAIRS ? (size_t)block_first(job, job->blocks) * PACKED_FEATURES : 0;
 }
 
-/* Bytes of its workspace. */
-static size_t lay_out(struct packed_job *job, const struct device *dev, const struct matrix *w,
-                      int rows)
+static int threads_of(const struct device *dev, const struct matrix *w)
 {
-    job->w = w;
+    return cpu_threads(dev, cpu_packed_bytes(dev, w->rows, w->cols), MIN_BYTES);
+}
+
+static void add_target(struct packed_job *job, const struct device *dev, void *out,
+                       const struct matrix *w)
+{
+    int threads = threads_of(dev, w);
+
+    job->targets[job->n_targets++] = (struct target){out, w, job->panels};
+    job->panels += panels_of(w->rows);
+    job->cols = w->cols;
+    job->threads = threads > job->threads ? threads : job->threads;
+}
+
+/* Of `job` the targets are known.  Bytes of its workspace. */
+static size_t lay_out(struct packed_job *job, int rows)
+{
     job->rows = rows;
     job->blocks = (rows + PACKED_ROWS - 1) / PACKED_ROWS;
-    job->pairs = (int)pairs_of(w->cols);
-    job->panels = panels_of(w->rows);
-    job->threads = cpu_threads(dev, cpu_packed_bytes(dev, w->rows, w->cols), MIN_BYTES);
+    job->pairs = (int)pairs_of(job->cols);
     size_t x_words = (size_t)block_first(job, job->blocks) * (size_t)job->pairs + LINE_WORDS;
     return (sums_words(job) * (size_t)job->threads + x_words) * sizeof(uint32_t);
 }
 
 size_t linear_packed_workspace(const struct device *dev, const struct matrix *w, int rows)
 {
-    struct packed_job job;
+    struct packed_job job = {0};
 
-    return lay_out(&job, dev, w, rows);
+    add_target(&job, dev, NULL, w);
+    return lay_out(&job, rows);
 }
 
-/* Of `job` the output is known: where it goes, and how. */
-static status run_job(struct packed_job *job, struct device *dev, const bf16 *x,
-                      const struct matrix *w, int rows)
+static status run_job(struct packed_job *job, struct device *dev, const bf16 *x, int rows)
 {
-    bool as_it_lies = rows == 1 && w->cols % 2 == 0;
+    bool as_it_lies = rows == 1 && job->cols % 2 == 0;
     void *memory;
-    status st = cpu_workspace(dev, &memory, lay_out(job, dev, w, rows));
+    status st = cpu_workspace(dev, &memory, lay_out(job, rows));
 
     if (st) {
         return st;
@@ -258,9 +289,10 @@ static status run_job(struct packed_job *job, struct device *dev, const bf16 *x,
 status linear_packed(struct device *dev, void *out, enum dtype out_dtype, const bf16 *x,
                      const struct matrix *w, int rows)
 {
-    struct packed_job job = {.out = out, .wide = out_dtype == DTYPE_F32};
+    struct packed_job job = {.wide = out_dtype == DTYPE_F32};
 
-    return run_job(&job, dev, x, w, rows);
+    add_target(&job, dev, out, w);
+    return run_job(&job, dev, x, rows);
 }
 
 status linear_packed_add(struct device *dev, float *sum, const bf16 *x, const struct matrix *w,
@@ -268,6 +300,49 @@ status linear_packed_add(struct device *dev, float *sum, const bf16 *x, const st
 {
     struct packed_job job = {.wide = true, .add = true};
 
-    job.out = sum;
-    return run_job(&job, dev, x, w, rows);
+    add_target(&job, dev, sum, w);
+    return run_job(&job, dev, x, rows);
+}
+
+static bool all_packed(const struct weight_product *products, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (products[i].w->layout != MATRIX_PACKED) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One parallel region for all, if it can be: threads meet once, and x is packed once. */
+static status linear_each(struct device *dev, const struct weight_product *products, int n,
+                          const void *x, int rows,
+                          status (*one)(struct device *, void *, enum dtype, const void *,
+                                        const struct matrix *, int))
+{
+    struct packed_job job = {0};
+    status st = STATUS_OK;
+
+    if (!all_packed(products, n) || rows == 0) {
+        for (int i = 0; i < n && !st; i++) {
+            st = one(dev, products[i].out, dev->dtype, x, products[i].w, rows);
+        }
+        return st;
+    }
+    for (int i = 0; i < n; i++) {
+        add_target(&job, dev, products[i].out, products[i].w);
+    }
+    return run_job(&job, dev, x, rows);
+}
+
+status cpu_linear_each(struct device *dev, const struct weight_product *products, int n,
+                       const void *x, int rows)
+{
+    return linear_each(dev, products, n, x, rows, cpu_linear);
+}
+
+status cpu_linear_rows_each(struct device *dev, const struct weight_product *products, int n,
+                            const void *x, int rows)
+{
+    return linear_each(dev, products, n, x, rows, cpu_linear_rows);
 }

@@ -243,6 +243,60 @@ static void test_a_row_of_packed_weights_has_the_same_bits_in_any_company(void *
     }
 }
 
+/* Products of `rows` rows with three matrices at once, against each alone. */
+static void check_each(const struct variant *variant, int rows, bool packed)
+{
+    enum { K = 2100, MOST = 100 };
+    static const int heights[OP_MAX_PRODUCTS] = {MOST, 7, 33};
+    struct device *dev = act_device(variant, 2);
+    enum dtype act = variant->dtype;
+    uint64_t seed = 9;
+    struct act x = act_random(act, (size_t)rows * K, 1.0f, &seed), w[OP_MAX_PRODUCTS];
+    struct act out[OP_MAX_PRODUCTS], alone = act_zeros(act, (size_t)rows * MOST);
+    struct matrix matrices[OP_MAX_PRODUCTS];
+    struct weight_product products[OP_MAX_PRODUCTS];
+
+    for (int i = 0; i < OP_MAX_PRODUCTS; i++) {
+        w[i] = act_random(act, (size_t)heights[i] * K, 0.25f, &seed);
+        out[i] = act_zeros(act, (size_t)rows * (size_t)heights[i]);
+        matrices[i] = (struct matrix){.data = w[i].act, .rows = heights[i], .cols = K, .stride = K};
+        matrices[i] = packed ? act_packed(dev, &matrices[i]) : matrices[i];
+        products[i] = (struct weight_product){out[i].act, &matrices[i]};
+    }
+    for (int prompt = 0; prompt <= 1; prompt++) {
+        CHECK_OK((prompt ? op_linear_each : op_linear_rows_each)(dev, products, OP_MAX_PRODUCTS,
+                                                                 x.act, rows));
+        for (int i = 0; i < OP_MAX_PRODUCTS; i++) {
+            size_t bytes = (size_t)rows * (size_t)heights[i] * dtype_bytes(act);
+
+            CHECK_OK((prompt ? op_linear : op_linear_rows)(dev, alone.act, act, x.act, &matrices[i],
+                                                           rows));
+            CHECK(memcmp(alone.act, out[i].act, bytes) == 0);
+            memset(out[i].act, 0, bytes);
+        }
+    }
+    for (int i = 0; i < OP_MAX_PRODUCTS; i++) {
+        if (packed) {
+            act_packed_free(&matrices[i]);
+        }
+        act_free(&out[i]);
+        act_free(&w[i]);
+    }
+    act_free(&alone);
+    act_free(&x);
+    device_close(dev);
+}
+
+static void test_several_products_at_once_have_the_bits_of_each_alone(void **state)
+{
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        check_each(&variants[v], 1, false);
+        check_each(&variants[v], 1, true);
+        check_each(&variants[v], 14, true);
+    }
+}
+
 /* Whole panels first, as a loader with little room does it. */
 static void check_pieces(struct device *dev, int n, int k)
 {
@@ -315,6 +369,7 @@ int main(void)
         cmocka_unit_test(test_products_are_added_to_what_is_there),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_company),
         cmocka_unit_test(test_a_row_of_packed_weights_has_the_same_bits_in_any_company),
+        cmocka_unit_test(test_several_products_at_once_have_the_bits_of_each_alone),
         cmocka_unit_test(test_weights_may_be_packed_in_pieces),
         cmocka_unit_test(test_many_shapes_in_turn_stay_right),
     };
