@@ -1,5 +1,6 @@
 #include "worker/step_graphs.h"
 
+#include "common/log.h"
 #include "kernels/device.h"
 
 #include <assert.h>
@@ -10,6 +11,7 @@ enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
 
 struct place {
     bool seen;
+    bool refused;               /* a rank had no memory for its graph */
     struct device_graph *graph; /* NULL: not recorded yet */
 };
 
@@ -71,18 +73,62 @@ static status record(struct device *dev, const struct step_work *work, struct de
     return device_record_end(dev, out);
 }
 
+/* *all = every rank has one: a collective is launched from graphs by all ranks or by none. */
+static status all_have(const struct member *member, bool have, bool *all)
+{
+    struct scratch *s = member->scratch;
+    const uint64_t mine = have;
+    size_t ranks = (size_t)comm_size(member->comm);
+    status st = device_upload(member->dev, s->hashes, &mine, sizeof(mine));
+
+    if (!st) {
+        st = comm_all_gather(member->comm, s->hashes_of_all, s->hashes, sizeof(mine));
+    }
+    if (!st) {
+        st = device_download(member->dev, s->host_hashes, s->hashes_of_all, ranks * sizeof(mine));
+    }
+    *all = !st;
+    for (size_t r = 0; !st && r < ranks; r++) {
+        *all = *all && s->host_hashes[r];
+    }
+    return st;
+}
+
+/* A graph that a rank lacks the memory for is nobody's: such steps go on kernel by kernel. */
+static status record_on_all(struct member *member, const struct step_work *work,
+                            struct place *place)
+{
+    bool all;
+    status st = record(member->dev, work, &place->graph);
+
+    if (st && st != STATUS_EXHAUSTED) {
+        return st;
+    }
+    if (st) {
+        log_warn("engine: steps of %d rows run without a graph reason=\"%s\"", work->rows,
+                 status_text());
+    }
+    st = all_have(member, !st, &all);
+    if (!st && !all) {
+        device_graph_free(member->dev, place->graph);
+        place->graph = NULL;
+        place->refused = true;
+    }
+    return st;
+}
+
 status step_graphs_run(struct step_graphs *graphs, const struct step_work *work)
 {
     struct member *member = graphs->member;
     struct place *place = &graphs->places[work->by_query][size_of(work->rows)];
     status st = STATUS_OK;
 
-    if (!place->seen) {
+    if (place->seen && !place->refused && !place->graph) {
+        st = record_on_all(member, work, place);
+    }
+    if (!st && !place->graph) {
         place->seen = true;
         return work->enqueue(work->context);
-    }
-    if (!place->graph) {
-        st = record(member->dev, work, &place->graph);
     }
     if (!st) {
         st = comm_before_launch(member->comm);

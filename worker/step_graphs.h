@@ -3,7 +3,8 @@
  *
  * There is a graph for each number of rows of a short list, and for caches by KV head and by query
  * head; a step of fewer rows is filled up.  The first step of its size runs as it is, so that all
- * its kernels are loaded; the second one is recorded.  Every rank does the same at the same step.
+ * its kernels are loaded; the second one is recorded, and if a rank has no memory for that graph
+ * the steps of this size go on as they are.  Every rank does the same at the same step.
  */
 #ifndef WORKER_STEP_GRAPHS_H
 #define WORKER_STEP_GRAPHS_H

@@ -33,6 +33,9 @@ static status instantiate(struct cuda_device *cuda, cudaGraphExec_t *exec)
         st = cuda_check(cudaGraphInstantiate(exec, graph, 0), "making a graph");
         cudaGraphDestroy(graph);
     }
+    if (st == STATUS_EXHAUSTED) {
+        (void)cudaGetLastError(); /* it is told here, not by the next call */
+    }
     return st;
 }
 

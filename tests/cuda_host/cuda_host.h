@@ -26,6 +26,9 @@ void cuda_host_set_streams(enum cuda_host_streams how);
 /* Memory that is allocated from now on cannot be touched but by work of a stream. */
 void cuda_host_set_apart(void);
 
+/* From now on there is no memory for the graphs that this thread makes. */
+void cuda_host_refuse_graphs(void);
+
 /* Kernels run on this thread so far. */
 unsigned long cuda_host_launches(void);
 

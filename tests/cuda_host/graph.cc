@@ -27,6 +27,7 @@ struct here {
     cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
 };
 thread_local here mine;
+thread_local bool refused; /* are graphs of this thread */
 
 void add_nodes(cuda_host_nodes &to, const cuda_host_nodes &more)
 {
@@ -197,11 +198,19 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode)
     return cudaSuccess;
 }
 
+void cuda_host_refuse_graphs(void)
+{
+    refused = true;
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
     cuda_host_count()->allocations++;
     if (cuda_host_forbidden()) {
         return cudaErrorStreamCaptureUnsupported;
+    }
+    if (refused) {
+        return cudaErrorMemoryAllocation;
     }
     *out = new CUgraphExec_st{*graph, 0};
     return cudaSuccess;

@@ -17,6 +17,7 @@ struct run {
     enum method method;
     int slots; /* sequences that decode together */
     bool no_graphs;
+    bool refused; /* graphs, of the last rank */
     bool evicts;
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
@@ -88,13 +89,14 @@ static status decode(struct bench *bench, struct run *run)
     uint32_t n = (uint32_t)run->slots;
     unsigned long logprobs = run->sampling.logprobs > 0;
     unsigned long evicts = run->evicts;
+    bool graphs = !run->no_graphs && !run->refused && !run->evicts;
     /* what changes from step to step; pages that the tables got, where a page was full; what tokens
      * are drawn with; likewise log-probabilities; rules of what leaves the cache, and rows that
      * move to its places */
     const struct cuda_host_calls most = {.waits = 1,
                                          .uploads = 3 + logprobs + 2 * evicts,
                                          .downloads = 1 + 2 * logprobs + evicts,
-                                         .graphs = run->no_graphs || run->evicts ? 0 : 1};
+                                         .graphs = graphs};
     uint32_t slots[SAMPLES];
     struct step_result result;
     status st = STATUS_OK;
@@ -133,6 +135,9 @@ static status run_rank(struct comm *comm, void *context)
 
     for (uint32_t i = 0; i < PROMPT; i++) {
         prompt[i] = 3 + i * 7 % 400;
+    }
+    if (run->refused && comm_rank(comm) == comm_size(comm) - 1) {
+        cuda_host_refuse_graphs();
     }
     begin.sampling.repetition_penalty = 1;
     if (run->sampling.temperature == 0) {
@@ -233,12 +238,27 @@ static void test_tokens_are_the_same_from_graphs_and_in_any_company(void **state
     }
 }
 
+/* Where one rank has no memory for a graph, all run their steps as they are. */
+static void test_a_graph_without_memory_is_done_without(void **state)
+{
+    struct run whole = {.method = METHOD_FASTKV, .slots = 1};
+    struct run refused = {.method = METHOD_FASTKV, .slots = 1, .refused = true};
+
+    (void)state;
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        run_ranks(ranks, &whole);
+        run_ranks(ranks, &refused);
+        assert_memory_equal(whole.tokens, refused.tokens, sizeof(whole.tokens));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_step_waits_once_and_does_not_allocate),
         cmocka_unit_test(test_a_step_with_filters_waits_once),
         cmocka_unit_test(test_a_step_that_evicts_waits_once),
+        cmocka_unit_test(test_a_graph_without_memory_is_done_without),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
     };
 

@@ -151,6 +151,46 @@ static void test_begun_sums_are_there_once_they_are_finished_and_not_before(void
     cuda_host_set_streams(CUDA_HOST_EAGER);
 }
 
+/* A graph that reads a sum which was only begun is launched behind it. */
+static status launch_behind_a_sum(struct comm *comm, void *context)
+{
+    struct device *dev = devices[comm_rank(comm)];
+    struct device_graph *graph = NULL;
+    float x[2] = {1.0F + (float)comm_rank(comm), 0.0F};
+    void *memory = NULL;
+    uint64_t ticket = 0;
+
+    (void)context;
+    status st = to_device(comm, &memory, x, sizeof(x));
+    float *sum = memory;
+    st = st ? st : device_record(dev);
+    st = st ? st : device_copy(dev, sum + 1, sum, sizeof(*sum));
+    st = st ? st : device_record_end(dev, &graph);
+    st = st ? st : comm_begin_all_reduce(comm, sum, 1, &ticket);
+    st = st ? st : comm_before_launch(comm);
+    st = st ? st : device_launch(dev, graph);
+    if (!st) {
+        comm_launched(comm);
+        st = device_download(dev, x, memory, sizeof(x));
+    }
+    st = st ? st : comm_finish(comm, ticket);
+    if (!st && (x[0] != 3.0F || x[1] != 3.0F)) {
+        st = status_fail(STATUS_INTERNAL, "the sum is %g, the graph read %g", (double)x[0],
+                         (double)x[1]);
+    }
+    device_graph_free(dev, graph);
+    device_free(dev, memory);
+    return st;
+}
+
+static void test_a_graph_comes_behind_sums_that_were_begun(void **state)
+{
+    (void)state;
+    cuda_host_set_streams(CUDA_HOST_LAZY);
+    group_run(2, launch_behind_a_sum, NULL);
+    cuda_host_set_streams(CUDA_HOST_EAGER);
+}
+
 static status reduce_in_pairs(struct comm *comm, void *context)
 {
     int rank = comm_rank(comm);
@@ -368,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_sums_are_formed_in_rank_order),
         cmocka_unit_test(test_sums_keep_to_events_whatever_runs_ahead),
         cmocka_unit_test(test_begun_sums_are_there_once_they_are_finished_and_not_before),
+        cmocka_unit_test(test_a_graph_comes_behind_sums_that_were_begun),
         cmocka_unit_test(test_groups_of_neighbours_reduce_apart),
         cmocka_unit_test(test_gather_is_in_rank_order),
         cmocka_unit_test(test_an_abort_frees_who_waits_for_a_result),
