@@ -5,8 +5,8 @@
  *   winnow-bench-engine --model DIR [--tokens N] [--method NAME] [--batch N] [--steps N] ...
  *
  * No coordinator and no network: plans go straight into worker/engine.h, as worker/rank.c does it.
- * Several ranks are threads of this process.  One JSON line; operations and bytes are counted by
- * worker/work.h.
+ * Several ranks are threads of this process, on GPUs of their own with --device cuda.  One JSON
+ * line; operations and bytes are counted by worker/work.h.
  */
 #include "common/clock.h"
 #include "common/options.h"
@@ -18,13 +18,14 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
-enum { SLICES_A_PLAN = 16, READ_BYTES = 128 << 20 };
+enum { SLICES_A_PLAN = 16, READ_BYTES = 128 << 20, MOST_RANKS = 16 };
 
 struct settings {
-    const char *model, *method;
-    int64_t tokens, batch, steps, threads, ranks, rounds;
+    const char *model, *method, *device;
+    int64_t tokens, batch, steps, threads, ranks, rounds, kv_gb;
     bool no_limits;
     void *memory;               /* limits_bytes; NULL: no reads between steps */
     struct model_config config; /* of the model */
@@ -171,7 +172,10 @@ static void print(const struct settings *s, const struct figures *f, const struc
     printf("\"scoring_ms\": %.1f, \"collective_ms\": %.1f, \"step_ms\": %.3f, \"step_mb\": %.1f, "
            "\"of_read\": %.3f}\n",
            f->scoring_ms, f->collective_ms, s->steps > 0 ? f->decode_ms : 0.0, bytes * 1e-6,
-           s->steps > 0 && s->memory ? bytes / READ_BYTES / f->read_ratio : 0.0);
+           s->steps == 0                    ? 0.0
+           : strcmp(s->device, "cuda") == 0 ? bytes / f->read_ratio * 1e3 / limits->read
+           : s->memory                      ? bytes / READ_BYTES / f->read_ratio
+                                            : 0.0);
     fflush(stdout);
 }
 
@@ -179,6 +183,16 @@ struct run {
     const struct settings *settings;
     struct limits limits;
 };
+
+static uint64_t kv_bytes(const struct settings *s)
+{
+    const struct model_config *c = &s->config;
+    uint64_t rows = (uint64_t)s->batch * (uint64_t)(s->tokens + s->steps + 64);
+
+    return s->kv_gb
+               ? (uint64_t)s->kv_gb << 30
+               : rows * (uint64_t)c->layers * (uint64_t)c->kv_heads * (uint64_t)c->head_dim * 8;
+}
 
 static status run_rank(struct comm *comm, void *context)
 {
@@ -188,9 +202,7 @@ static status run_rank(struct comm *comm, void *context)
         .model = s->model,
         .dtype = DTYPE_BF16,
         .max_context = (int)(s->tokens + s->steps + 1),
-        .kv_bytes = (uint64_t)s->batch * (uint64_t)(s->tokens + s->steps + 64) *
-                    (uint64_t)s->config.layers * (uint64_t)s->config.kv_heads *
-                    (uint64_t)s->config.head_dim * 8,
+        .kv_bytes = kv_bytes(s),
         .threads = (int)s->threads,
     };
     struct figures figures = {0};
@@ -206,6 +218,23 @@ static status run_rank(struct comm *comm, void *context)
         }
     }
     bench_close(&bench);
+    return st;
+}
+
+/* One for each rank; the first tells what it can do. */
+static status open_gpus(struct limits *out, const struct settings *s, struct device **gpus)
+{
+    status st = STATUS_OK;
+
+    for (int i = 0; !st && i < (int)s->ranks; i++) {
+        const struct device_config config = {.dtype = DTYPE_BF16, .index = i, .threads = 1};
+
+        st = device_open(&gpus[i], "cuda", &config);
+    }
+    if (!st && !s->no_limits) {
+        st = limits_measure_gpu(out, gpus[0]);
+    }
+    group_devices = gpus;
     return st;
 }
 
@@ -235,12 +264,14 @@ static status parse(struct settings *s, int argc, char **argv, enum options_outc
     const struct option table[] = {
         {"model", OPTION_STRING, &s->model, "DIR", "model directory", 0, 0},
         {"method", OPTION_STRING, &s->method, "NAME", "FULL, FASTKV, ...", 0, 0},
+        {"device", OPTION_STRING, &s->device, "NAME", "cpu or cuda", 0, 0},
         {"tokens", OPTION_INT, &s->tokens, "N", "of each prompt", 1, 1e6},
         {"batch", OPTION_INT, &s->batch, "N", "sequences", 1, PLAN_MAX_DECODE},
         {"steps", OPTION_INT, &s->steps, "N", "tokens after the first", 0, 1e6},
         {"threads", OPTION_INT, &s->threads, "N", "of each rank", 1, 1024},
-        {"ranks", OPTION_INT, &s->ranks, "N", "threads of this process", 1, 16},
+        {"ranks", OPTION_INT, &s->ranks, "N", "threads of this process", 1, MOST_RANKS},
         {"rounds", OPTION_INT, &s->rounds, "N", "one line each", 1, 1e6},
+        {"kv-gb", OPTION_INT, &s->kv_gb, "N", "memory of the caches; 0: enough for FULL", 0, 1024},
         {"no-limits", OPTION_FLAG, &s->no_limits, NULL,
          "skip the machine, but for the reads beside steps", 0, 0},
     };
@@ -250,6 +281,7 @@ static status parse(struct settings *s, int argc, char **argv, enum options_outc
                               .n = sizeof(table) / sizeof(table[0])};
 
     *s = (struct settings){.method = "FULL",
+                           .device = "cpu",
                            .tokens = 2048,
                            .batch = 1,
                            .steps = 16,
@@ -275,18 +307,23 @@ int main(int argc, char **argv)
     enum options_outcome outcome;
     struct settings settings;
     struct run run = {.settings = &settings, .limits = {.read = 1, .gemm = 1}};
+    struct device *gpus[MOST_RANKS] = {NULL};
     status st = parse(&settings, argc, argv, &outcome);
 
     if (!st && outcome != OPTIONS_RUN) {
         return 0;
     }
     if (!st) {
-        st = measure_limits(&run.limits, &settings);
+        st = strcmp(settings.device, "cuda") == 0 ? open_gpus(&run.limits, &settings, gpus)
+                                                  : measure_limits(&run.limits, &settings);
     }
     if (st) {
         fprintf(stderr, "winnow-bench-engine: %s\n", status_text());
         return 1;
     }
     group_run((int)settings.ranks, run_rank, &run);
+    for (int i = 0; i < MOST_RANKS; i++) {
+        device_close(gpus[i]);
+    }
     return 0;
 }

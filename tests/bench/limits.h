@@ -20,6 +20,10 @@ static const size_t limits_bytes = (size_t)1 << 30; /* of memory; past the cache
 /* `memory` (limits_bytes) holds numbers of `dtype`; the rest is allocated. */
 status limits_measure(struct limits *out, const void *memory, enum dtype dtype, int threads);
 
+/* The same of a GPU: one product of 8192 rows and columns; a copy within its
+ * memory, of which what is read and what is written count. */
+status limits_measure_gpu(struct limits *out, struct device *dev);
+
 /* limits.read alone. */
 double limits_read_rate(const void *memory, int threads);
 

@@ -38,8 +38,8 @@ static float *any_scores(size_t n, uint64_t *seed, int kind)
 
 static void test_counts_agree_with_the_definition(void **state)
 {
-    static int32_t got[ROWS * OP_KEY_BINS];
-    static int32_t expected[ROWS * OP_KEY_BINS];
+    int32_t got[ROWS * OP_KEY_BINS];
+    int32_t expected[ROWS * OP_KEY_BINS];
     uint64_t seed = 3;
 
     (void)state;
@@ -67,7 +67,7 @@ static void test_counts_agree_with_the_definition(void **state)
 /* The k-th largest of all rows together, as the counts find it. */
 static uint32_t find_key(const float *scores, int n, int k)
 {
-    static int32_t counts[ROWS * OP_KEY_BINS];
+    int32_t counts[ROWS * OP_KEY_BINS];
     struct key_counts args = {.out = counts, .scores = scores, .rows = ROWS, .n = n};
 
     for (args.shift = 24; args.shift >= 0; args.shift -= 8) {
