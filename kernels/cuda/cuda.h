@@ -110,6 +110,8 @@ status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, con
                         const struct matrix *w, int rows);
 status cuda_linear_add(struct device *dev, float *sum, float *scratch, const void *x,
                        const struct matrix *w, int rows);
+status cuda_linear_rows_each(struct device *dev, const struct weight_product *products, int n,
+                             const void *x, int rows);
 status cuda_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
                             const struct matrix *w, int rows);
 status cuda_add_rmsnorm(struct device *dev, void *out, float *x, const float *y,

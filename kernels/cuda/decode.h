@@ -7,10 +7,21 @@
 #ifndef KERNELS_CUDA_DECODE_H
 #define KERNELS_CUDA_DECODE_H
 
+#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/op.h"
 
 enum { DECODE_SPLITS = 64, DECODE_SPLIT_ROWS = 64 };
+
+/* Peak (in units of log2) and sum of a split, (heads, splits, group), and its values (heads,
+ * splits, group, head_dim). */
+struct decode_parts {
+    float *peak, *sum, *values;
+};
+
+/* The splits of bfloat16 and float16 (decode_attention_mma.cu). */
+status cuda_decode_splits_mma(struct device *dev, const struct decode_attention *args,
+                              const struct decode_parts &parts);
 
 __device__ __forceinline__ int decode_split_rows(int rows)
 {

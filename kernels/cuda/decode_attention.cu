@@ -3,22 +3,17 @@
  *
  * The lengths are on the device, so the grid is the same for all: SPLITS blocks for each cache
  * head, whose rows are shared out by the head's own length; a block without rows ends at once.
- * In a block a row is read by as many lanes as it has pieces of 8 elements (a team), for all
- * query heads of the group; each team keeps its own running softmax, and they are merged in order.
  * A second kernel merges the splits in order.
+ *
+ * The splits of float32 are here: a row is read by as many lanes as it has pieces of 8 elements (a
+ * team), for all query heads of the group; each team keeps its own running softmax, and they are
+ * merged in order.  Those of 16 bits are in decode_attention_mma.cu.
  */
-#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/gpu.h"
 
 static constexpr int BLOCK = 128;
 static constexpr int MAX_SHARED = 48 << 10;
-
-/* Peak (in units of log2) and sum of a split, (heads, splits, group), and its values (heads,
- * splits, group, head_dim). */
-struct parts {
-    float *peak, *sum, *values;
-};
 
 /* The running softmax of one query head in one team: this lane's 8 elements of the values. */
 struct running {
@@ -60,7 +55,7 @@ static __device__ struct merge merge_of(int teams, int heads, int dim)
 }
 
 /* Query heads first_head.. of the block's cache head, over rows from..to. */
-template <typename T, int HEADS>
+template <int HEADS>
 static __device__ void run_rows(struct running state[HEADS], const struct decode_attention &args,
                                 const struct decode_rows &rows, int first_head)
 {
@@ -77,7 +72,7 @@ static __device__ void run_rows(struct running state[HEADS], const struct decode
         }
         if (mine && first_head + h < group) {
             size_t head = (size_t)rows.head * (size_t)group + (size_t)(first_head + h);
-            gpu_load8(q[h], static_cast<const T *>(args.q) + head * (size_t)d + lane * 8);
+            gpu_load8(q[h], static_cast<const float *>(args.q) + head * (size_t)d + lane * 8);
             for (int i = 0; i < 8; i++) {
                 q[h][i] *= rows.to_log2;
             }
@@ -91,8 +86,8 @@ static __device__ void run_rows(struct running state[HEADS], const struct decode
 
         if (mine && here) {
             size_t element = rows.element(row) + (size_t)lane * 8;
-            gpu_load8(k, static_cast<const T *>(rows.k) + element);
-            gpu_load8(v, static_cast<const T *>(rows.v) + element);
+            gpu_load8(k, static_cast<const float *>(rows.k) + element);
+            gpu_load8(v, static_cast<const float *>(rows.v) + element);
         }
         for (int h = 0; h < HEADS; h++) {
             float score = decode_dot(q[h], k, lanes);
@@ -124,9 +119,9 @@ static __device__ float merge_teams(const struct merge &m, int heads, int h, int
     return value;
 }
 
-template <typename T, int HEADS>
+template <int HEADS>
 static __global__ void __launch_bounds__(BLOCK)
-    split_kernel(struct decode_attention args, struct kv_pool pool, struct parts parts)
+    split_kernel(struct decode_attention args, struct kv_pool pool, struct decode_parts parts)
 {
     int group = args.q_heads / args.cache_heads, d = args.head_dim;
     int split = (int)blockIdx.x, head = (int)blockIdx.y;
@@ -141,7 +136,7 @@ static __global__ void __launch_bounds__(BLOCK)
     for (int first = 0; first < group; first += HEADS) {
         struct running state[HEADS];
 
-        run_rows<T, HEADS>(state, args, rows, first);
+        run_rows<HEADS>(state, args, rows, first);
         for (int h = 0; h < HEADS; h++) {
             m.peak[team * HEADS + h] = state[h].peak;
             m.sum[team * HEADS + h] = state[h].sum;
@@ -166,60 +161,79 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
+struct combine_shared {
+    float scale[DECODE_SPLITS];
+};
+
 /* A block for each query head of each sequence, a thread for each element. */
 template <typename T>
-static __global__ void combine_kernel(struct decode_attention args, struct parts parts)
+static __global__ void combine_kernel(struct decode_attention args, struct decode_parts parts)
 {
     int group = args.q_heads / args.cache_heads, head = (int)blockIdx.x / group;
-    int rows = args.length[head] - args.first[head], splits = decode_splits(rows);
+    int splits = decode_splits(args.length[head] - args.first[head]);
     size_t h = blockIdx.x % (unsigned)group, d = (size_t)args.head_dim;
     size_t first = (size_t)head * DECODE_SPLITS * (size_t)group + h;
+    auto *shared = gpu_shared<struct combine_shared>();
     float peak = -INFINITY, sum = 0.0f, value = 0.0f;
 
+    /* each warp finds the peak for itself; the first leaves the scales */
+    for (int s = (int)threadIdx.x % WARP; s < splits; s += WARP) {
+        peak = fmaxf(peak, parts.peak[first + (size_t)s * (size_t)group]);
+    }
+    peak = gpu_warp_reduce(peak, gpu_max());
+    for (int s = (int)threadIdx.x; threadIdx.x < WARP && s < splits; s += WARP) {
+        shared->scale[s] = exp2f(parts.peak[first + (size_t)s * (size_t)group] - peak);
+    }
+    __syncthreads();
     if (threadIdx.x >= d) {
         return;
     }
+    const float *values = parts.values + first * d + threadIdx.x;
+    const float *sums = parts.sum + first;
+#pragma unroll 8
     for (int s = 0; s < splits; s++) {
-        peak = fmaxf(peak, parts.peak[first + (size_t)s * (size_t)group]);
-    }
-    for (int s = 0; s < splits; s++) {
-        size_t at = first + (size_t)s * (size_t)group;
-        float scale = exp2f(parts.peak[at] - peak);
-
-        sum = fmaf(parts.sum[at], scale, sum);
-        value = fmaf(parts.values[at * d + threadIdx.x], scale, value);
+        sum = fmaf(sums[(size_t)s * (size_t)group], shared->scale[s], sum);
+        value = fmaf(values[(size_t)s * (size_t)group * d], shared->scale[s], value);
     }
     gpu_store(static_cast<T *>(args.out) + (size_t)blockIdx.x * d + threadIdx.x, value / sum);
 }
 
-template <typename T, int HEADS>
-static void launch(struct device *dev, const struct decode_attention *args,
-                   const struct parts &parts)
+template <int HEADS>
+static void launch_splits(struct device *dev, const struct decode_attention *args,
+                          const struct decode_parts &parts)
 {
-    int heads = args->rows * args->cache_heads;
-    unsigned q_heads = (unsigned)(args->rows * args->q_heads);
+    unsigned heads = (unsigned)(args->rows * args->cache_heads);
     size_t teams = BLOCK / (size_t)decode_team_lanes(args->head_dim);
     size_t shared = teams * HEADS * (2 + (size_t)args->head_dim) * sizeof(float);
 
-    GPU_LAUNCH((split_kernel<T, HEADS>), dim3(DECODE_SPLITS, (unsigned)heads), BLOCK, shared,
-               cuda_stream(dev), *args, *args->pool, parts);
-    GPU_LAUNCH(combine_kernel<T>, q_heads, ((unsigned)args->head_dim + WARP - 1) / WARP * WARP, 0,
-               cuda_stream(dev), *args, parts);
+    GPU_LAUNCH(split_kernel<HEADS>, dim3(DECODE_SPLITS, heads), BLOCK, shared, cuda_stream(dev),
+               *args, *args->pool, parts);
 }
 
-template <typename T>
 static void launch_group(struct device *dev, const struct decode_attention *args,
-                         const struct parts &parts)
+                         const struct decode_parts &parts)
 {
     int group = args->q_heads / args->cache_heads;
 
     if (group == 1) {
-        launch<T, 1>(dev, args, parts);
+        launch_splits<1>(dev, args, parts);
     } else if (group == 2) {
-        launch<T, 2>(dev, args, parts);
+        launch_splits<2>(dev, args, parts);
     } else {
-        launch<T, 4>(dev, args, parts);
+        launch_splits<4>(dev, args, parts);
     }
+}
+
+static void launch_combine(struct device *dev, const struct decode_attention *args,
+                           const struct decode_parts &parts)
+{
+    unsigned q_heads = (unsigned)(args->rows * args->q_heads);
+    unsigned threads = cuda_blocks((size_t)args->head_dim, WARP) * WARP;
+
+    cuda_with_act(dev, [&](auto act) {
+        GPU_LAUNCH(combine_kernel<decltype(act)>, q_heads, threads, sizeof(struct combine_shared),
+                   cuda_stream(dev), *args, parts);
+    });
 }
 
 status cuda_decode_attention(struct device *dev, const struct decode_attention *args)
@@ -234,7 +248,15 @@ status cuda_decode_attention(struct device *dev, const struct decode_attention *
         return st;
     }
     float *floats = static_cast<float *>(memory);
-    const struct parts parts = {floats, floats + n, floats + 2 * n};
-    cuda_with_act(dev, [&](auto act) { launch_group<decltype(act)>(dev, args, parts); });
+    const struct decode_parts parts = {floats, floats + n, floats + 2 * n};
+    if (cuda_is_narrow(dev)) {
+        st = cuda_decode_splits_mma(dev, args, parts);
+    } else {
+        launch_group(dev, args, parts);
+    }
+    if (st) {
+        return st;
+    }
+    launch_combine(dev, args, parts);
     return cuda_launched("decode_attention");
 }

@@ -13,24 +13,46 @@
 static constexpr int BLOCK = 256, WARPS = BLOCK / WARP;
 static constexpr int FEATURES = 16, TILE_ROWS = 8, STEP = 32, LANE_COLS = 8;
 
-struct product {
-    const void *x, *w;
+/* One weight of a launch, whose blocks begin at `block`. */
+struct part {
+    const void *w;
     void *out;
-    size_t w_stride, x_stride, n; /* n: features */
-    int rows, cols;
+    size_t w_stride, n; /* n: features */
+    unsigned block;
+};
+
+struct product {
+    struct part part[OP_MAX_PRODUCTS];
+    const void *x;
+    size_t x_stride;
+    int parts, rows, cols;
     bool wide_out; /* float32 */
     bool add;      /* to what is there; float32 */
 };
+
+/* That of this block. */
+static __device__ __forceinline__ struct part part_of(const struct product &p)
+{
+    struct part part = p.part[0];
+
+#pragma unroll
+    for (int i = 1; i < OP_MAX_PRODUCTS; i++) {
+        if (i < p.parts && blockIdx.x >= p.part[i].block) {
+            part = p.part[i];
+        }
+    }
+    return part;
+}
 
 template <int TILES> struct linear_rows_shared {
     float sum[WARPS][TILES * TILE_ROWS][FEATURES + 1];
 };
 
-static __device__ __forceinline__ void write_wide(const struct product &p, size_t at, float total)
+static __device__ __forceinline__ void write_wide(void *to, size_t at, float total, bool add)
 {
-    float *out = static_cast<float *>(p.out) + at;
+    float *out = static_cast<float *>(to) + at;
 
-    *out = p.add ? *out + total : total;
+    *out = add ? *out + total : total;
 }
 
 /* Columns c..c + 8 of a row that may end before, or does not lie well. */
@@ -59,16 +81,19 @@ static __device__ uint4 load_columns(const void *data, size_t row, size_t n, siz
 }
 
 template <typename T, int TILES, bool LIES_WELL>
-static __device__ void multiply(float sum[TILES][4], const struct product &p, size_t feature)
+static __device__ void multiply(float sum[TILES][4], const struct product &p,
+                                const struct part &part, size_t feature)
 {
     int warp = (int)threadIdx.x / WARP, g = (int)threadIdx.x % WARP / 4;
     int first = warp * STEP + (int)threadIdx.x % 4 * LANE_COLS;
 
-#pragma unroll 2
+#pragma unroll(TILES <= 2 ? 4 : 2)
     for (int at = 0; at < p.cols; at += WARPS * STEP) {
         int c = at + first;
-        uint4 low = load_columns<T, LIES_WELL>(p.w, feature + g, p.n, p.w_stride, c, p.cols);
-        uint4 high = load_columns<T, LIES_WELL>(p.w, feature + g + 8, p.n, p.w_stride, c, p.cols);
+        uint4 low =
+            load_columns<T, LIES_WELL>(part.w, feature + g, part.n, part.w_stride, c, p.cols);
+        uint4 high =
+            load_columns<T, LIES_WELL>(part.w, feature + g + 8, part.n, part.w_stride, c, p.cols);
         const unsigned a[2][4] = {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
 
 #pragma unroll
@@ -88,10 +113,11 @@ static __global__ void __launch_bounds__(BLOCK) mma_kernel(struct product p)
 {
     auto *shared = gpu_shared<struct linear_rows_shared<TILES>>();
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
-    size_t feature = (size_t)blockIdx.x * FEATURES;
+    struct part part = part_of(p);
+    size_t feature = (size_t)(blockIdx.x - part.block) * FEATURES;
     float sum[TILES][4] = {};
 
-    multiply<T, TILES, LIES_WELL>(sum, p, feature);
+    multiply<T, TILES, LIES_WELL>(sum, p, part, feature);
     for (int t = 0; t < TILES; t++) {
         for (int i = 0; i < 4; i++) {
             shared->sum[warp][t * TILE_ROWS + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] =
@@ -101,19 +127,19 @@ static __global__ void __launch_bounds__(BLOCK) mma_kernel(struct product p)
     __syncthreads();
     for (int i = (int)threadIdx.x; i < p.rows * FEATURES; i += BLOCK) {
         int r = i / FEATURES, f = i % FEATURES;
-        size_t at = (size_t)r * p.n + feature + (size_t)f;
+        size_t at = (size_t)r * part.n + feature + (size_t)f;
         float total = shared->sum[0][r][f];
 
         for (int w = 1; w < WARPS; w++) {
             total += shared->sum[w][r][f];
         }
-        if (feature + (size_t)f >= p.n) {
+        if (feature + (size_t)f >= part.n) {
             continue;
         }
         if (p.wide_out) {
-            write_wide(p, at, total);
+            write_wide(part.out, at, total, p.add);
         } else {
-            gpu_store(static_cast<T *>(p.out) + at, total);
+            gpu_store(static_cast<T *>(part.out) + at, total);
         }
     }
 }
@@ -134,12 +160,13 @@ template <bool LIES_WELL>
 static __global__ void __launch_bounds__(BLOCK) f32_kernel(struct product p)
 {
     constexpr int LANE = 4, ROWS = TILE_ROWS;
-    size_t feature = (size_t)blockIdx.x * WARPS + threadIdx.x / WARP;
+    struct part part = part_of(p);
+    size_t feature = (size_t)(blockIdx.x - part.block) * WARPS + threadIdx.x / WARP;
     int lane = (int)threadIdx.x % WARP;
-    const float *w = static_cast<const float *>(p.w) + feature * p.w_stride;
+    const float *w = static_cast<const float *>(part.w) + feature * part.w_stride;
 
     /* whole warps leave */
-    for (int r = 0; feature < p.n && r < p.rows; r += ROWS) {
+    for (int r = 0; feature < part.n && r < p.rows; r += ROWS) {
         const float *x = static_cast<const float *>(p.x) + (size_t)r * p.x_stride;
         float sum[ROWS] = {};
 
@@ -158,17 +185,16 @@ static __global__ void __launch_bounds__(BLOCK) f32_kernel(struct product p)
             float total = gpu_warp_reduce(sum[t], gpu_sum());
 
             if (lane == 0) {
-                write_wide(p, (size_t)(r + t) * p.n + feature, total);
+                write_wide(part.out, (size_t)(r + t) * part.n + feature, total, p.add);
             }
         }
     }
 }
 
 template <typename T, int TILES>
-static void launch_mma(struct device *dev, const struct product &p, bool well)
+static void launch_mma(struct device *dev, const struct product &p, unsigned blocks, bool well)
 {
     constexpr size_t shared = sizeof(struct linear_rows_shared<TILES>);
-    unsigned blocks = cuda_blocks(p.n, FEATURES);
 
     if (well) {
         GPU_LAUNCH((mma_kernel<T, TILES, true>), blocks, BLOCK, shared, cuda_stream(dev), p);
@@ -178,23 +204,21 @@ static void launch_mma(struct device *dev, const struct product &p, bool well)
 }
 
 template <typename T>
-static void launch_tiles(struct device *dev, const struct product &p, bool well)
+static void launch_tiles(struct device *dev, const struct product &p, unsigned blocks, bool well)
 {
     if (p.rows <= TILE_ROWS) {
-        launch_mma<T, 1>(dev, p, well);
+        launch_mma<T, 1>(dev, p, blocks, well);
     } else if (p.rows <= 2 * TILE_ROWS) {
-        launch_mma<T, 2>(dev, p, well);
+        launch_mma<T, 2>(dev, p, blocks, well);
     } else if (p.rows <= 4 * TILE_ROWS) {
-        launch_mma<T, 4>(dev, p, well);
+        launch_mma<T, 4>(dev, p, blocks, well);
     } else {
-        launch_mma<T, 8>(dev, p, well);
+        launch_mma<T, 8>(dev, p, blocks, well);
     }
 }
 
-static void launch_f32(struct device *dev, const struct product &p, bool well)
+static void launch_f32(struct device *dev, const struct product &p, unsigned blocks, bool well)
 {
-    unsigned blocks = cuda_blocks(p.n, WARPS);
-
     if (well) {
         GPU_LAUNCH(f32_kernel<true>, blocks, BLOCK, 0, cuda_stream(dev), p);
     } else {
@@ -202,30 +226,38 @@ static void launch_f32(struct device *dev, const struct product &p, bool well)
     }
 }
 
-static status launch(struct device *dev, const struct product &p)
+static status launch(struct device *dev, struct product *p, const struct weight_product *products,
+                     int n)
 {
-    size_t each = 16 / cuda_act_bytes(dev);
-    bool well = (uintptr_t)p.x % 16 == 0 && (uintptr_t)p.w % 16 == 0 && p.w_stride % each == 0 &&
-                (size_t)p.cols % each == 0;
+    size_t each = 16 / cuda_act_bytes(dev), features = cuda_is_narrow(dev) ? FEATURES : WARPS;
+    bool well = (uintptr_t)p->x % 16 == 0 && (size_t)p->cols % each == 0;
+    unsigned blocks = 0;
 
+    p->parts = n;
+    for (int i = 0; i < n; i++) {
+        const struct matrix *w = products[i].w;
+
+        p->part[i] = {w->data, products[i].out, w->stride, (size_t)w->rows, blocks};
+        blocks += cuda_blocks((size_t)w->rows, features);
+        well = well && (uintptr_t)w->data % 16 == 0 && w->stride % each == 0;
+    }
     if (cuda_is_narrow(dev)) {
-        cuda_with_narrow(dev, [&](auto act) { launch_tiles<decltype(act)>(dev, p, well); });
+        cuda_with_narrow(dev,
+                         [&](auto act) { launch_tiles<decltype(act)>(dev, *p, blocks, well); });
     } else {
-        launch_f32(dev, p, well);
+        launch_f32(dev, *p, blocks, well);
     }
     return cuda_launched("linear_rows");
 }
 
-static struct product product_of(void *out, const void *x, const struct matrix *w, int rows)
+static struct product product_of(const void *x, int rows, int cols)
 {
-    return {.x = x,
-            .w = w->data,
-            .out = out,
-            .w_stride = w->stride,
-            .x_stride = (size_t)w->cols,
-            .n = (size_t)w->rows,
+    return {.part = {},
+            .x = x,
+            .x_stride = (size_t)cols,
+            .parts = 0,
             .rows = rows,
-            .cols = w->cols,
+            .cols = cols,
             .wide_out = true,
             .add = false};
 }
@@ -233,17 +265,28 @@ static struct product product_of(void *out, const void *x, const struct matrix *
 status cuda_linear_rows(struct device *dev, void *out, enum dtype out_dtype, const void *x,
                         const struct matrix *w, int rows)
 {
-    struct product p = product_of(out, x, w, rows);
+    const struct weight_product output = {out, w};
+    struct product p = product_of(x, rows, w->cols);
 
     p.wide_out = out_dtype == DTYPE_F32;
-    return launch(dev, p);
+    return launch(dev, &p, &output, 1);
+}
+
+status cuda_linear_rows_each(struct device *dev, const struct weight_product *products, int n,
+                             const void *x, int rows)
+{
+    struct product p = product_of(x, rows, products[0].w->cols);
+
+    p.wide_out = !cuda_is_narrow(dev);
+    return launch(dev, &p, products, n);
 }
 
 status cuda_linear_rows_add(struct device *dev, float *sum, float *, const void *x,
                             const struct matrix *w, int rows)
 {
-    struct product p = product_of(sum, x, w, rows);
+    const struct weight_product output = {sum, w};
+    struct product p = product_of(x, rows, w->cols);
 
     p.add = true;
-    return launch(dev, p);
+    return launch(dev, &p, &output, 1);
 }

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <ucontext.h>
 
 /* Touched pages alone cost memory. */
 static const size_t region_bytes = (size_t)24 << 30, stack_bytes = (size_t)64 << 20;
@@ -92,24 +93,20 @@ void *__wrap_realloc(void *memory, size_t bytes)
     return moved;
 }
 
-struct call {
+static ucontext_t caller, callee;
+static struct {
     int argc, result;
     char **argv;
-};
+} call = {.result = 1};
 
-static void *run(void *context)
+static void run(void)
 {
-    struct call *call = context;
-
-    call->result = __real_main(call->argc, call->argv);
-    return NULL;
+    call.result = __real_main(call.argc, call.argv);
 }
 
+/* A context and no thread: the kernel waits on no word of this stack. */
 int __wrap_main(int argc, char **argv)
 {
-    struct call call = {.argc = argc, .argv = argv, .result = 1};
-    pthread_attr_t attributes;
-    pthread_t thread;
     void *managed = NULL;
     cudaError_t error;
 
@@ -120,10 +117,15 @@ int __wrap_main(int argc, char **argv)
         return 1;
     }
     next = region = managed;
-    pthread_attr_init(&attributes);
-    if (pthread_attr_setstack(&attributes, take(stack_bytes), stack_bytes) ||
-        pthread_create(&thread, &attributes, run, &call) || pthread_join(thread, NULL)) {
-        fputs("no thread with a managed stack\n", stderr);
+    call.argc = argc;
+    call.argv = argv;
+    if (getcontext(&callee)) {
+        return 1;
     }
+    callee.uc_stack.ss_sp = take(stack_bytes);
+    callee.uc_stack.ss_size = stack_bytes;
+    callee.uc_link = &caller;
+    makecontext(&callee, run, 0);
+    swapcontext(&caller, &callee);
     return call.result;
 }
