@@ -161,41 +161,80 @@ static __global__ void __launch_bounds__(BLOCK)
     }
 }
 
+/* Threads of the combination that add up a part of an element's splits. */
+static constexpr int SHARES = 4, SHARE_SPLITS = DECODE_SPLITS / SHARES;
+static constexpr int LANE_SPLITS = (int)DECODE_SPLITS / (int)WARP;
+
 struct combine_shared {
     float scale[DECODE_SPLITS];
+    float sum[SHARES], value[SHARES][OP_MAX_HEAD_DIM];
 };
 
-/* A block for each query head of each sequence, a thread for each element. */
+/* scale[s] = 2^(peak of split s - the highest), 0 of one without rows. */
+static __device__ __forceinline__ void find_scales(float *scale, const float *peaks, int splits,
+                                                   size_t stride)
+{
+    float own[LANE_SPLITS], peak = -INFINITY;
+
+    if (threadIdx.x < WARP) {
+        for (int i = 0; i < LANE_SPLITS; i++) {
+            int s = i * WARP + (int)threadIdx.x;
+
+            own[i] = s < splits ? peaks[(size_t)s * stride] : -INFINITY;
+            peak = fmaxf(peak, own[i]);
+        }
+        peak = gpu_warp_reduce(peak, gpu_max());
+        for (int i = 0; i < LANE_SPLITS; i++) {
+            scale[i * WARP + (int)threadIdx.x] = exp2f(own[i] - peak);
+        }
+    }
+    __syncthreads();
+}
+
+/* A block for each query head of each sequence: blockDim.x / SHARES elements, whose splits are
+ * added up in SHARES parts, in order. */
 template <typename T>
 static __global__ void combine_kernel(struct decode_attention args, struct decode_parts parts)
 {
     int group = args.q_heads / args.cache_heads, head = (int)blockIdx.x / group;
     int splits = decode_splits(args.length[head] - args.first[head]);
-    size_t h = blockIdx.x % (unsigned)group, d = (size_t)args.head_dim;
-    size_t first = (size_t)head * DECODE_SPLITS * (size_t)group + h;
+    int threads = (int)blockDim.x / SHARES, c = (int)threadIdx.x % threads;
+    int share = (int)threadIdx.x / threads, from = share * SHARE_SPLITS;
+    size_t stride = (size_t)group, d = (size_t)args.head_dim;
+    size_t first = (size_t)head * DECODE_SPLITS * stride + blockIdx.x % (unsigned)group;
+    const float *values = parts.values + first * d + min(c, args.head_dim - 1);
     auto *shared = gpu_shared<struct combine_shared>();
-    float peak = -INFINITY, sum = 0.0f, value = 0.0f;
+    float own[SHARE_SPLITS], sums[SHARE_SPLITS], sum = 0.0f, value = 0.0f;
 
-    /* each warp finds the peak for itself; the first leaves the scales */
-    for (int s = (int)threadIdx.x % WARP; s < splits; s += WARP) {
-        peak = fmaxf(peak, parts.peak[first + (size_t)s * (size_t)group]);
+    /* all loads are on their way before the first is needed */
+#pragma unroll
+    for (int i = 0; i < SHARE_SPLITS; i++) {
+        size_t s = (size_t)(from + i);
+        bool here = from + i < splits;
+
+        own[i] = here ? values[s * stride * d] : 0.0f;
+        sums[i] = here ? parts.sum[first + s * stride] : 0.0f;
     }
-    peak = gpu_warp_reduce(peak, gpu_max());
-    for (int s = (int)threadIdx.x; threadIdx.x < WARP && s < splits; s += WARP) {
-        shared->scale[s] = exp2f(parts.peak[first + (size_t)s * (size_t)group] - peak);
+    find_scales(shared->scale, parts.peak + first, splits, stride);
+#pragma unroll
+    for (int i = 0; i < SHARE_SPLITS; i++) {
+        sum = fmaf(sums[i], shared->scale[from + i], sum);
+        value = fmaf(own[i], shared->scale[from + i], value);
+    }
+    if (c < args.head_dim) {
+        shared->value[share][c] = value;
+    }
+    if (c == 0) {
+        shared->sum[share] = sum;
     }
     __syncthreads();
-    if (threadIdx.x >= d) {
-        return;
+    if (share == 0 && c < args.head_dim) {
+        for (int i = 1; i < SHARES; i++) {
+            sum += shared->sum[i];
+            value += shared->value[i][c];
+        }
+        gpu_store(static_cast<T *>(args.out) + (size_t)blockIdx.x * d + c, value / sum);
     }
-    const float *values = parts.values + first * d + threadIdx.x;
-    const float *sums = parts.sum + first;
-#pragma unroll 8
-    for (int s = 0; s < splits; s++) {
-        sum = fmaf(sums[(size_t)s * (size_t)group], shared->scale[s], sum);
-        value = fmaf(values[(size_t)s * (size_t)group * d], shared->scale[s], value);
-    }
-    gpu_store(static_cast<T *>(args.out) + (size_t)blockIdx.x * d + threadIdx.x, value / sum);
 }
 
 template <int HEADS>
@@ -228,7 +267,7 @@ static void launch_combine(struct device *dev, const struct decode_attention *ar
                            const struct decode_parts &parts)
 {
     unsigned q_heads = (unsigned)(args->rows * args->q_heads);
-    unsigned threads = cuda_blocks((size_t)args->head_dim, WARP) * WARP;
+    unsigned threads = cuda_blocks((size_t)args->head_dim, WARP) * WARP * SHARES;
 
     cuda_with_act(dev, [&](auto act) {
         GPU_LAUNCH(combine_kernel<decltype(act)>, q_heads, threads, sizeof(struct combine_shared),

@@ -44,8 +44,11 @@ static __device__ __forceinline__ struct part part_of(const struct product &p)
     return part;
 }
 
-template <int TILES> struct linear_rows_shared {
-    float sum[WARPS][TILES * TILE_ROWS][FEATURES + 1];
+/* Every element of x is read once for 16 * GROUPS features. */
+template <int TILES> constexpr int GROUPS_OF = TILES < 4 ? 1 : 2;
+
+template <int GROUPS, int TILES> struct linear_rows_shared {
+    float sum[WARPS][TILES * TILE_ROWS][GROUPS * FEATURES + 1];
 };
 
 static __device__ __forceinline__ void write_wide(void *to, size_t at, float total, bool add)
@@ -68,65 +71,112 @@ template <typename T> static __device__ uint4 load_some(const T *row, int c, int
     return uint4{pair[0], pair[1], pair[2], pair[3]};
 }
 
-template <typename T, bool LIES_WELL>
-static __device__ uint4 load_columns(const void *data, size_t row, size_t n, size_t stride, int c,
-                                     int cols)
+/* WHOLE: all 8 columns are there and lie well, which leaves loads without conditions. */
+template <typename T, bool WHOLE>
+static __device__ __forceinline__ uint4 load_columns(const T *row, int c, int cols)
 {
-    const T *from = static_cast<const T *>(data) + row * stride;
-
-    if (row >= n || c >= cols) {
-        return uint4{0, 0, 0, 0};
+    if constexpr (WHOLE) {
+        return gpu_load16(row + c);
+    } else {
+        return c < cols ? load_some(row, c, cols) : uint4{0, 0, 0, 0};
     }
-    return LIES_WELL ? gpu_load16(from + c) : load_some(from, c, cols);
 }
 
-template <typename T, int TILES, bool LIES_WELL>
-static __device__ void multiply(float sum[TILES][4], const struct product &p,
-                                const struct part &part, size_t feature)
+/* Row `row` of n; one that is not there stands for the last, and its sums are not used. */
+template <typename T>
+static __device__ __forceinline__ const T *row_of(const void *data, size_t row, size_t n,
+                                                  size_t stride)
 {
-    int warp = (int)threadIdx.x / WARP, g = (int)threadIdx.x % WARP / 4;
-    int first = warp * STEP + (int)threadIdx.x % 4 * LANE_COLS;
+    return static_cast<const T *>(data) + (row < n ? row : n - 1) * stride;
+}
 
-#pragma unroll(TILES <= 2 ? 4 : 2)
-    for (int at = 0; at < p.cols; at += WARPS * STEP) {
-        int c = at + first;
-        uint4 low =
-            load_columns<T, LIES_WELL>(part.w, feature + g, part.n, part.w_stride, c, p.cols);
-        uint4 high =
-            load_columns<T, LIES_WELL>(part.w, feature + g + 8, part.n, part.w_stride, c, p.cols);
-        const unsigned a[2][4] = {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
+/* The rows that a lane reads: of every 16 features two, of every tile of x one. */
+template <typename T, int GROUPS, int TILES> struct lane_rows {
+    const T *w[GROUPS][2], *x[TILES];
+};
+
+/* sum += the products of the lane's 8 columns from c on. */
+template <typename T, int GROUPS, int TILES, bool WHOLE>
+static __device__ __forceinline__ void add_columns(float sum[GROUPS][TILES][4],
+                                                   const struct lane_rows<T, GROUPS, TILES> &rows,
+                                                   int c, int cols)
+{
+    unsigned a[GROUPS][2][4];
 
 #pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            uint4 x = load_columns<T, LIES_WELL>(p.x, (size_t)(t * TILE_ROWS + g), (size_t)p.rows,
-                                                 p.x_stride, c, p.cols);
-            const unsigned b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+    for (int g = 0; g < GROUPS; g++) {
+        uint4 low = load_columns<T, WHOLE>(rows.w[g][0], c, cols);
+        uint4 high = load_columns<T, WHOLE>(rows.w[g][1], c, cols);
 
-            gpu_mma<T>(sum[t], a[0], b[0]);
-            gpu_mma<T>(sum[t], a[1], b[1]);
+        a[g][0][0] = low.x, a[g][0][1] = high.x, a[g][0][2] = low.y, a[g][0][3] = high.y;
+        a[g][1][0] = low.z, a[g][1][1] = high.z, a[g][1][2] = low.w, a[g][1][3] = high.w;
+    }
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        uint4 x = load_columns<T, WHOLE>(rows.x[t], c, cols);
+        const unsigned b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            gpu_mma<T>(sum[g][t], a[g][0], b[0]);
+            gpu_mma<T>(sum[g][t], a[g][1], b[1]);
         }
     }
 }
 
-template <typename T, int TILES, bool LIES_WELL>
+template <typename T, int GROUPS, int TILES, bool LIES_WELL>
+static __device__ void multiply(float sum[GROUPS][TILES][4], const struct product &p,
+                                const struct part &part, size_t feature)
+{
+    constexpr int COLS = WARPS * STEP;
+    int lane = (int)threadIdx.x % WARP;
+    int first = (int)threadIdx.x / WARP * STEP + lane % 4 * LANE_COLS;
+    int whole = LIES_WELL ? p.cols / COLS * COLS : 0;
+    struct lane_rows<T, GROUPS, TILES> rows;
+
+#pragma unroll
+    for (int i = 0; i < GROUPS * 2; i++) {
+        rows.w[i / 2][i % 2] =
+            row_of<T>(part.w, feature + (size_t)(i * 8 + lane / 4), part.n, part.w_stride);
+    }
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        rows.x[t] = row_of<T>(p.x, (size_t)(t * TILE_ROWS + lane / 4), (size_t)p.rows, p.x_stride);
+    }
+#pragma unroll(TILES <= 2 ? 4 : 2)
+    for (int at = 0; at < whole; at += COLS) {
+        add_columns<T, GROUPS, TILES, true>(sum, rows, at + first, p.cols);
+    }
+    for (int at = whole; at < p.cols; at += COLS) {
+        add_columns<T, GROUPS, TILES, false>(sum, rows, at + first, p.cols);
+    }
+}
+
+template <typename T, int GROUPS, int TILES, bool LIES_WELL>
 static __global__ void __launch_bounds__(BLOCK) mma_kernel(struct product p)
 {
-    auto *shared = gpu_shared<struct linear_rows_shared<TILES>>();
+    constexpr int N = GROUPS * FEATURES;
+    auto *shared = gpu_shared<struct linear_rows_shared<GROUPS, TILES>>();
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     struct part part = part_of(p);
-    size_t feature = (size_t)(blockIdx.x - part.block) * FEATURES;
-    float sum[TILES][4] = {};
+    size_t feature = (size_t)(blockIdx.x - part.block) * N;
+    float sum[GROUPS][TILES][4] = {};
 
-    multiply<T, TILES, LIES_WELL>(sum, p, part, feature);
-    for (int t = 0; t < TILES; t++) {
-        for (int i = 0; i < 4; i++) {
-            shared->sum[warp][t * TILE_ROWS + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] =
-                sum[t][i];
+    multiply<T, GROUPS, TILES, LIES_WELL>(sum, p, part, feature);
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            for (int i = 0; i < 4; i++) {
+                int r = t * TILE_ROWS + lane % 4 * 2 + i % 2;
+
+                shared->sum[warp][r][g * FEATURES + lane / 4 + i / 2 * 8] = sum[g][t][i];
+            }
         }
     }
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < p.rows * FEATURES; i += BLOCK) {
-        int r = i / FEATURES, f = i % FEATURES;
+    for (int i = (int)threadIdx.x; i < p.rows * N; i += BLOCK) {
+        int r = i / N, f = i % N;
         size_t at = (size_t)r * part.n + feature + (size_t)f;
         float total = shared->sum[0][r][f];
 
@@ -191,63 +241,75 @@ static __global__ void __launch_bounds__(BLOCK) f32_kernel(struct product p)
     }
 }
 
+/* Shares out blocks of so many features; returns their number. */
+static unsigned lay_out(struct product *p, size_t features)
+{
+    unsigned blocks = 0;
+
+    for (int i = 0; i < p->parts; i++) {
+        p->part[i].block = blocks;
+        blocks += cuda_blocks(p->part[i].n, features);
+    }
+    return blocks;
+}
+
 template <typename T, int TILES>
-static void launch_mma(struct device *dev, const struct product &p, unsigned blocks, bool well)
+static status launch_mma(struct device *dev, struct product *p, bool well)
 {
-    constexpr size_t shared = sizeof(struct linear_rows_shared<TILES>);
+    constexpr int GROUPS = GROUPS_OF<TILES>;
+    constexpr size_t shared = sizeof(struct linear_rows_shared<GROUPS, TILES>);
+    auto kernel = well ? mma_kernel<T, GROUPS, TILES, true> : mma_kernel<T, GROUPS, TILES, false>;
+    unsigned blocks = lay_out(p, GROUPS * FEATURES);
+    status st =
+        cuda_check(cudaFuncSetAttribute((const void *)kernel,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+                   "linear_rows");
 
-    if (well) {
-        GPU_LAUNCH((mma_kernel<T, TILES, true>), blocks, BLOCK, shared, cuda_stream(dev), p);
-    } else {
-        GPU_LAUNCH((mma_kernel<T, TILES, false>), blocks, BLOCK, shared, cuda_stream(dev), p);
+    if (!st) {
+        GPU_LAUNCH(kernel, blocks, BLOCK, shared, cuda_stream(dev), *p);
     }
+    return st;
 }
 
-template <typename T>
-static void launch_tiles(struct device *dev, const struct product &p, unsigned blocks, bool well)
+template <typename T> static status launch_tiles(struct device *dev, struct product *p, bool well)
 {
-    if (p.rows <= TILE_ROWS) {
-        launch_mma<T, 1>(dev, p, blocks, well);
-    } else if (p.rows <= 2 * TILE_ROWS) {
-        launch_mma<T, 2>(dev, p, blocks, well);
-    } else if (p.rows <= 4 * TILE_ROWS) {
-        launch_mma<T, 4>(dev, p, blocks, well);
-    } else {
-        launch_mma<T, 8>(dev, p, blocks, well);
-    }
+    return p->rows <= TILE_ROWS       ? launch_mma<T, 1>(dev, p, well)
+           : p->rows <= 2 * TILE_ROWS ? launch_mma<T, 2>(dev, p, well)
+           : p->rows <= 4 * TILE_ROWS ? launch_mma<T, 4>(dev, p, well)
+                                      : launch_mma<T, 8>(dev, p, well);
 }
 
-static void launch_f32(struct device *dev, const struct product &p, unsigned blocks, bool well)
+static void launch_f32(struct device *dev, struct product *p, bool well)
 {
+    unsigned blocks = lay_out(p, WARPS);
+
     if (well) {
-        GPU_LAUNCH(f32_kernel<true>, blocks, BLOCK, 0, cuda_stream(dev), p);
+        GPU_LAUNCH(f32_kernel<true>, blocks, BLOCK, 0, cuda_stream(dev), *p);
     } else {
-        GPU_LAUNCH(f32_kernel<false>, blocks, BLOCK, 0, cuda_stream(dev), p);
+        GPU_LAUNCH(f32_kernel<false>, blocks, BLOCK, 0, cuda_stream(dev), *p);
     }
 }
 
 static status launch(struct device *dev, struct product *p, const struct weight_product *products,
                      int n)
 {
-    size_t each = 16 / cuda_act_bytes(dev), features = cuda_is_narrow(dev) ? FEATURES : WARPS;
+    size_t each = 16 / cuda_act_bytes(dev);
     bool well = (uintptr_t)p->x % 16 == 0 && (size_t)p->cols % each == 0;
-    unsigned blocks = 0;
+    status st = STATUS_OK;
 
     p->parts = n;
     for (int i = 0; i < n; i++) {
         const struct matrix *w = products[i].w;
 
-        p->part[i] = {w->data, products[i].out, w->stride, (size_t)w->rows, blocks};
-        blocks += cuda_blocks((size_t)w->rows, features);
+        p->part[i] = {w->data, products[i].out, w->stride, (size_t)w->rows, 0};
         well = well && (uintptr_t)w->data % 16 == 0 && w->stride % each == 0;
     }
     if (cuda_is_narrow(dev)) {
-        cuda_with_narrow(dev,
-                         [&](auto act) { launch_tiles<decltype(act)>(dev, *p, blocks, well); });
+        cuda_with_narrow(dev, [&](auto act) { st = launch_tiles<decltype(act)>(dev, p, well); });
     } else {
-        launch_f32(dev, *p, blocks, well);
+        launch_f32(dev, p, well);
     }
-    return cuda_launched("linear_rows");
+    return st ? st : cuda_launched("linear_rows");
 }
 
 static struct product product_of(const void *x, int rows, int cols)
