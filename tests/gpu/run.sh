@@ -15,9 +15,9 @@
 #   --out FILE      the results as JSON (default: gpu-results.json)
 #
 # In order: what is here; attention against its definition, and its speed; golden cases in float32
-# and bfloat16, alone and in groups; a golden case under compute-sanitizer, where that is installed;
-# then prefill, whole answers and decoding, with what a rank should count for each.  Exit status: 0
-# if nothing failed.
+# and bfloat16, alone and in groups; every operation against its definition; a golden case under
+# compute-sanitizer, where that is installed; then prefill, whole answers and decoding, with what a
+# rank should count for each.  Exit status: 0 if nothing failed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
@@ -110,6 +110,21 @@ else
     goldens goldens_float32 'test_[!b]*'
     goldens goldens_bfloat16 'test_bf16*'
 fi
+
+echo '== operations against their definitions'
+passed=0 wrong=0
+for program in "$programs"/winnow-gpu-test_*; do
+    if [ -n "$quick" ] && [ "${program##*test_}" != top_k ]; then continue; fi
+    if timeout 300 "$program" >"$work/log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        wrong=$((wrong + 1))
+        tail -n 40 "$work/log"
+        fail "${program##*/}"
+    fi
+done
+echo "$passed passed, $wrong failed"
+result operations "{\"passed\": $passed, \"failed\": $wrong}"
 
 echo '== compute-sanitizer'
 if command -v compute-sanitizer >/dev/null; then

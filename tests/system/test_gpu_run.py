@@ -16,6 +16,7 @@ def programs(tmp_path):
     for path in [*(BUILD / "cuda-host" / "bin").iterdir(), BUILD / "bin" / "winnow",
                  BUILD / "bin" / "winnow-bench-plan"]:
         (folder / path.name).symlink_to(path)
+    (folder / "winnow-gpu-test_top_k").symlink_to(BUILD / "bin" / "cuda_test_top_k")
     return folder
 
 
@@ -33,6 +34,7 @@ def test_it_proves_and_measures(programs, tmp_path):
     results = json.loads(out.read_text())
     assert results["failed"] == 0 and len(results["doctor"]["gpus"]) == 2
     assert results["goldens"] == {"passed": 1, "failed": 0, "status": 0}
+    assert results["operations"] == {"passed": 1, "failed": 0}
     assert {"prefill", "e2e", "throughput"} <= set(results)
     assert {plan["method"] for plan in results["plan_48"]} == {"FULL", "FASTKV"}
 
