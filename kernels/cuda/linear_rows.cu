@@ -87,7 +87,7 @@ template <typename T>
 static __device__ __forceinline__ const T *row_of(const void *data, size_t row, size_t n,
                                                   size_t stride)
 {
-    return static_cast<const T *>(data) + (row < n ? row : n - 1) * stride;
+    return gpu_global(static_cast<const T *>(data) + (row < n ? row : n - 1) * stride);
 }
 
 /* The rows that a lane reads: of every 16 features two, of every tile of x one. */

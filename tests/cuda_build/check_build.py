@@ -41,11 +41,13 @@ EXPECTED = [
     ("columns_mma.cu", "parts_mma_kernelI3f16", (F16, *TILES), 168),
     ("columns.cu", "parts_kernel", (), 128),
     ("columns.cu", "sums_kernel", (), 64),
-    ("linear_rows.cu", "mma_kernelI4bf16", (BF16,), 128),
-    ("linear_rows.cu", "mma_kernelI3f16", (F16,), 128),
-    ("linear_rows.cu", "mma_kernel.*Lb1", (r"LDG.E.*\.128",), 128),  # rows that are aligned
+    ("linear_rows.cu", "mma_kernelI4bf16", (BF16,), 192),
+    ("linear_rows.cu", "mma_kernelI3f16", (F16,), 192),
+    ("linear_rows.cu", "mma_kernel.*Lb1", (r"LDG.E.*\.128",), 192),  # rows that are aligned
     ("linear_rows.cu", "f32_kernel.*Lb1", (r"LDG.E.*\.128",), 64),
     ("decode_attention.cu", "split_kernel", (r"LDG.E.*\.128",), 128),
+    ("decode_attention_mma.cu", "split_mma_kernelI4bf16", (BF16, *TILES, "LDSM.16.MT88.4"), 224),
+    ("decode_attention_mma.cu", "split_mma_kernelI3f16", (F16, *TILES, "LDSM.16.MT88.4"), 224),
     ("kv_append.cu", "append_kernelI(4bf|3f)", (r"LDG.E.*\.64", r"STG.E.*\.64"), 64),
     ("rope.cu", "rope_kernel", (), 64),
     ("rmsnorm.cu", "rmsnorm_kernel.*Lb1", (r"LDG.E.*\.128",), 40),

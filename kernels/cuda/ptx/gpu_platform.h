@@ -18,6 +18,13 @@ template <typename T> __device__ __forceinline__ T *gpu_shared()
     return reinterpret_cast<T *>(gpu_shared_bytes);
 }
 
+/* The same address, known to be of device memory: loads need not find out where it points. */
+template <typename T> __device__ __forceinline__ const T *gpu_global(const T *from)
+{
+    __builtin_assume(__isGlobal(from));
+    return from;
+}
+
 __device__ __forceinline__ uint4 gpu_load16(const void *from)
 {
     return *static_cast<const uint4 *>(from);

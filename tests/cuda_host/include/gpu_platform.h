@@ -138,6 +138,12 @@ inline int max(int a, int b)
     return a > b ? a : b;
 }
 
+/* The same address, of device memory. */
+template <typename T> const T *gpu_global(const T *from)
+{
+    return from;
+}
+
 /* 16 or 8 bytes in one access: the address must be a multiple of that. */
 inline uint4 gpu_load16(const void *from)
 {
