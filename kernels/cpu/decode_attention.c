@@ -48,8 +48,7 @@ static size_t splits_size(struct splits *s, const struct device *dev,
         .stride = whole_lines((size_t)args->head_dim),
     };
     s->part_size = whole_lines(2 * lines) + lines * s->stride;
-    s->scratch_size =
-        lines * (DECODE_TILE_ROWS + DECODE_MAX_LANES + s->stride) + DECODE_MAX_LANES * s->stride;
+    s->scratch_size = lines * (DECODE_TILE_ROWS + DECODE_MAX_LANES) + DECODE_MAX_LANES * s->stride;
     s->start_size = whole_lines((size_t)heads + 1);
     s->q_size = (size_t)heads * lines * s->stride;
     return s->start_size + s->q_size + items * s->part_size;
@@ -141,15 +140,12 @@ static void run_item(const struct splits *s, const struct decode_kernels *kernel
         .end = end - begin < DECODE_SPLIT_ROWS ? end : begin + DECODE_SPLIT_ROWS,
         .group = s->group,
         .stride = s->stride,
-        .q_stride = s->stride,
-        .to_log2 = decode_to_log2(args->head_dim),
         .q = s->q + (size_t)head * group * s->stride,
         .peak = part,
         .sum = part + s->group,
         .values = part + whole_lines(2 * group),
         .weights = scratch,
-        .ordered_q = scratch + group * (DECODE_TILE_ROWS + DECODE_MAX_LANES),
-        .rows = scratch + group * (DECODE_TILE_ROWS + DECODE_MAX_LANES + s->stride),
+        .rows = scratch + group * (DECODE_TILE_ROWS + DECODE_MAX_LANES),
     };
 
     kernels->split(&split);

@@ -27,7 +27,7 @@ static size_t size_of_each(struct masses *m, int group, int head_dim, size_t lon
     m->group = group;
     m->q_stride = whole_lines((size_t)head_dim);
     m->p_stride = whole_lines(longest);
-    return (size_t)group * (2 * m->q_stride + m->p_stride + DECODE_TILE_ROWS) +
+    return (size_t)group * (m->q_stride + m->p_stride + DECODE_TILE_ROWS) +
            DECODE_MAX_LANES * m->q_stride;
 }
 
@@ -76,7 +76,6 @@ static void run_head(const struct masses *m, float *out, int head, int thread,
     float *q = m->memory + (size_t)thread * m->each;
     float *p = q + group * m->q_stride;
     float *weights = p + group * m->p_stride;
-    float *ordered_q = weights + group * DECODE_TILE_ROWS;
     struct decode_split split = {
         .pool = args->pool,
         .pages = args->pages[head],
@@ -85,17 +84,14 @@ static void run_head(const struct masses *m, float *out, int head, int thread,
         .end = args->length[head],
         .group = m->group,
         .stride = m->p_stride,
-        .q_stride = m->q_stride,
-        .to_log2 = decode_to_log2(args->head_dim),
         .q = q,
         .values = p,
         .weights = weights,
-        .ordered_q = ordered_q,
-        .rows = ordered_q + group * m->q_stride,
+        .rows = weights + group * DECODE_TILE_ROWS,
     };
 
     load_queries(m, q, head);
-    m->kernels->mass(&split);
+    m->kernels->mass(&split, m->q_stride);
     for (int i = 0; i < split.begin; i++) {
         out[i] = 0.0f;
     }

@@ -61,14 +61,6 @@ static inline vec vec_load_bf16_part(const uint16_t *p, int n)
     return vec_load_bf16(whole);
 }
 
-static inline void vec_load_bf16_pairs(const uint16_t *p, vec *even, vec *odd)
-{
-    __m256i words = _mm256_loadu_si256((const __m256i *)p);
-
-    *even = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
-    *odd = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xffff0000)));
-}
-
 static inline vec vec_load_int8(const int8_t *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));

@@ -60,14 +60,6 @@ static inline vec vec_load_bf16_part(const uint16_t *p, int n)
     return vec_from_bits16(_mm256_maskz_loadu_epi16(vec_first_lanes(n), p));
 }
 
-static inline void vec_load_bf16_pairs(const uint16_t *p, vec *even, vec *odd)
-{
-    __m512i words = _mm512_loadu_si512(p);
-
-    *even = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-    *odd = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000)));
-}
-
 static inline vec vec_load_int8(const int8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));

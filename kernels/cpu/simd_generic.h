@@ -75,15 +75,6 @@ static inline vec vec_load_bf16_part(const uint16_t *p, int n)
     return vec_load_bf16(whole);
 }
 
-/* The even and the odd ones of 2 VEC_LANES elements. */
-static inline void vec_load_bf16_pairs(const uint16_t *p, vec *even, vec *odd)
-{
-    for (int i = 0; i < VEC_LANES; i++) {
-        (*even)[i] = bf16_to_float(p[(size_t)i * 2]);
-        (*odd)[i] = bf16_to_float(p[(size_t)i * 2 + 1]);
-    }
-}
-
 static inline vec vec_load_int8(const int8_t *p)
 {
     return (vec){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
