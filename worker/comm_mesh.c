@@ -1,7 +1,7 @@
 #include "worker/comm_mesh.h"
 
 #include "common/clock.h"
-#include "common/listen.h"
+#include "worker/comm_hello.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -21,22 +21,10 @@ enum {
     CALLERS = 64,  /* connections that have not said yet who they are */
 };
 
-/* What a rank publishes; the same program runs on all ranks, so it travels as it is. */
-struct offer {
-    uint64_t key;
-    char address[280]; /* HOST:PORT */
-};
-
-/* What a rank that connects says first. */
-struct hello {
-    uint64_t key;
-    uint32_t rank, zero;
-};
-
 struct caller {
     int socket;
     size_t bytes; /* of the hello, so far */
-    struct hello hello;
+    struct rank_hello hello;
 };
 
 struct mesh {
@@ -44,7 +32,7 @@ struct mesh {
     int *sockets;
     int listener;
     double until_ms;
-    struct offer offer;
+    struct rank_offer offer;
     struct caller callers[CALLERS];
     int n_callers;
 };
@@ -79,9 +67,9 @@ static status set_nodelay(const struct mesh *mesh, int socket)
                : STATUS_OK;
 }
 
-static status resolve(struct addrinfo **out, const char *host, const char *port)
+static status resolve(struct addrinfo **out, const char *host, const char *port, int flags)
 {
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags};
     int code = getaddrinfo(host, port, &hints, out);
 
     return code ? status_fail(STATUS_UNAVAILABLE, "%s port %s: %s", host, port, gai_strerror(code))
@@ -111,7 +99,7 @@ static status name_listener(struct mesh *mesh)
 static status start_listening(struct mesh *mesh)
 {
     struct addrinfo *found;
-    status st = resolve(&found, mesh->config->host, "0");
+    status st = resolve(&found, mesh->config->host, "0", 0);
 
     if (st) {
         return st;
@@ -142,7 +130,8 @@ static status publish(struct mesh *mesh)
     return store->set(store->context, name, &mesh->offer, sizeof(mesh->offer));
 }
 
-static status take_offer(const struct mesh *mesh, int peer, struct offer *offer)
+static status take_offer(const struct mesh *mesh, int peer, uint64_t *key,
+                         struct listen_address *address)
 {
     const struct comm_store *store = &mesh->config->store;
     char name[64];
@@ -154,13 +143,7 @@ static status take_offer(const struct mesh *mesh, int peer, struct offer *offer)
     if (st) {
         return st;
     }
-    if (bytes == sizeof(*offer)) {
-        memcpy(offer, data, bytes);
-        offer->address[sizeof(offer->address) - 1] = '\0';
-    } else {
-        st = status_fail(STATUS_UNAVAILABLE, "rank %d published %zu bytes as its address", peer,
-                         bytes);
-    }
+    st = offer_read(key, address, peer, data, bytes);
     free(data);
     return st;
 }
@@ -187,28 +170,26 @@ static status await_connection(const struct mesh *mesh, int peer, int socket)
 
 static status call_peer(struct mesh *mesh, int peer)
 {
-    struct offer offer;
+    const int digits = AI_NUMERICHOST | AI_NUMERICSERV; /* a peer's word starts no look-up */
+    struct rank_hello hello = {.rank = (uint32_t)mesh->config->rank};
     struct listen_address address;
     struct addrinfo *found;
-    status st = take_offer(mesh, peer, &offer);
+    status st = take_offer(mesh, peer, &hello.key, &address);
 
-    st = st ? st : listen_parse(&address, offer.address);
-    st = st ? st : resolve(&found, address.host, address.port);
+    st = st ? st : resolve(&found, address.host, address.port, digits);
     if (st) {
-        return st == STATUS_INVALID ? status_note(STATUS_UNAVAILABLE, "rank %d's address", peer)
-                                    : st;
+        return st;
     }
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     mesh->sockets[peer] = fd;
     if (fd < 0 || (connect(fd, found->ai_addr, found->ai_addrlen) && errno != EINPROGRESS)) {
-        st = fail_os(mesh, offer.address);
+        st = fail_os(mesh, address.host);
     }
     freeaddrinfo(found);
     st = st ? st : await_connection(mesh, peer, fd);
     st = st ? st : set_nodelay(mesh, fd);
-    const struct hello hello = {.key = offer.key, .rank = (uint32_t)mesh->config->rank};
     if (!st && send(fd, &hello, sizeof(hello), MSG_NOSIGNAL) != sizeof(hello)) {
-        st = fail_os(mesh, offer.address); /* the first bytes of a connection always fit */
+        st = fail_os(mesh, address.host); /* the first bytes of a connection always fit */
     }
     return st;
 }
@@ -240,9 +221,9 @@ static bool hear_caller(struct mesh *mesh, struct caller *caller)
     if (got > 0 && caller->bytes < sizeof(caller->hello)) {
         return false;
     }
-    int64_t rank = caller->hello.rank;
-    if (got > 0 && caller->hello.key == mesh->offer.key && rank > config->rank &&
-        rank < config->size && mesh->sockets[rank] < 0) {
+    int rank =
+        got > 0 ? hello_rank(&caller->hello, mesh->offer.key, config->rank, config->size) : -1;
+    if (rank >= 0 && mesh->sockets[rank] < 0) {
         mesh->sockets[rank] = caller->socket;
     } else {
         close(caller->socket);

@@ -211,9 +211,19 @@ static void refuse(struct entry *entry)
     snprintf(entry->data + 8, 100, "127.0.0.1:1");
 }
 
+static void forget_port(struct entry *entry)
+{
+    snprintf(entry->data + 8, 100, "127.0.0.1");
+}
+
+static void name_host(struct entry *entry)
+{
+    snprintf(entry->data + 8, 100, "localhost:1"); /* ranks publish digits */
+}
+
 static void test_an_address_that_leads_nowhere_fails(void **state)
 {
-    void (*const changes[])(struct entry *) = {shorten, spoil, refuse};
+    void (*const changes[])(struct entry *) = {shorten, spoil, refuse, forget_port, name_host};
 
     for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
         struct peer first;
