@@ -207,6 +207,18 @@ def test_a_deadline_ends_the_work(needle, long_prompt):
     wait_until_idle(needle, timeout=5)
 
 
+def test_a_deadline_ends_a_sequence_that_decodes(needle):
+    request = api.GenerateRequest(**prompt(ids=[5, 6, 7]), sampling=sampling(max_tokens=100000))
+    kinds, begin = [], time.monotonic()
+    with pytest.raises(grpc.RpcError) as error:
+        for response in needle.inference.Generate(request, timeout=1.0):
+            kinds.append(response.WhichOneof("event"))
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - begin < 3
+    assert "tokens" in kinds and "done" not in kinds
+    wait_until_idle(needle, timeout=5)
+
+
 def test_abort_ends_a_request_by_its_name(needle, long_prompt):
     call = needle.inference.Generate(
         api.GenerateRequest(request_id="to-be-aborted", **prompt(ids=long_prompt),
