@@ -100,6 +100,7 @@ static void test_a_taken_port_and_a_bad_address_are_refused(void **state)
     snprintf(listen, sizeof(listen), "127.0.0.1:%d", http_port(http));
     CHECK_FAILS(http_open(&second, listen, routes, 1), STATUS_UNAVAILABLE, "in use");
     CHECK_FAILS(http_open(&second, "127.0.0.1", routes, 1), STATUS_INVALID, "not HOST:PORT");
+    CHECK_FAILS(http_open(&second, "127.0.0.1:65536", routes, 1), STATUS_INVALID, "not HOST:PORT");
     CHECK_FAILS(http_open(&second, "no.such.host.invalid:0", routes, 1), STATUS_INVALID,
                 "no.such.host.invalid");
     CHECK(!second);
