@@ -53,9 +53,9 @@ struct op_limits {
     int q_heads, kv_heads, head_dim, vocab_rows;
 };
 
-/* Takes the memory in which these operations work, so that none of them can fail for lack of it
- * (on a GPU the same memory grows when it is needed).  Again for other limits: takes more, never
- * less.  An operation beyond the limits fails with STATUS_INTERNAL if it needs more. */
+/* Takes the memory in which these operations work, so that none of them can fail for lack of it.
+ * Again for other limits: takes more, never less.  An operation beyond the limits fails with
+ * STATUS_INTERNAL if it needs more. */
 status op_reserve(struct device *dev, const struct op_limits *limits);
 
 /* out[r] = table[ids[r] - first_id], or zeros for an id of another rank's rows.

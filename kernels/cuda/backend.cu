@@ -94,9 +94,6 @@ static void cuda_close(struct device *dev)
     cudaFreeHost(cuda->staging);
     cudaFreeHost(cuda->results);
     cudaFree(cuda->workspace);
-    for (int i = 0; i < cuda->n_outgrown; i++) {
-        cudaFree(cuda->outgrown[i]);
-    }
     pthread_mutex_destroy(&cuda->graphs_mutex);
     if (cuda->stream) {
         cudaStreamDestroy(cuda->stream);
@@ -182,57 +179,6 @@ static status cuda_sync(struct device *dev)
     return st;
 }
 
-/* What recorded operations use stays until the device is closed; else the old workspace goes when
- * the kernels that may still use it are through. */
-static status give_up_workspace(struct device *dev)
-{
-    struct cuda_device *cuda = cuda_device(dev);
-    status st = STATUS_OK;
-
-    if (!dev->recording && !cuda->graphs) {
-        st = cuda_sync(dev);
-        if (!st) {
-            cudaFree(cuda->workspace);
-        }
-    } else if (cuda->n_outgrown < CUDA_MOST_OUTGROWN) {
-        cuda->outgrown[cuda->n_outgrown++] = cuda->workspace;
-    } else {
-        st = status_fail(STATUS_EXHAUSTED, "cuda: the workspace grew %d times", cuda->n_outgrown);
-    }
-    if (!st) {
-        cuda->workspace = nullptr;
-        cuda->workspace_bytes = 0;
-    }
-    return st;
-}
-
-status cuda_workspace(struct device *dev, void **out, size_t bytes)
-{
-    struct cuda_device *cuda = cuda_device(dev);
-
-    if (bytes > cuda->workspace_bytes) {
-        /* a quarter more: lengths that creep up do not allocate each time */
-        size_t grown = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-        cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed; /* for memory while recording */
-        status st = give_up_workspace(dev);
-
-        if (st) {
-            return st;
-        }
-        cudaThreadExchangeStreamCaptureMode(&mode);
-        cudaError_t error = cudaMalloc(&cuda->workspace, grown);
-        cudaThreadExchangeStreamCaptureMode(&mode);
-        if (error != cudaSuccess) {
-            (void)cudaGetLastError();
-            return status_fail(STATUS_EXHAUSTED, "cuda: no memory for a workspace of %zu bytes",
-                               grown);
-        }
-        cuda->workspace_bytes = grown;
-    }
-    *out = cuda->workspace;
-    return STATUS_OK;
-}
-
 static status cuda_alloc(struct device *dev, void **out, size_t bytes, const char *what)
 {
     size_t free_bytes = 0, total = 0;
@@ -253,12 +199,6 @@ static void cuda_free(struct device *dev, void *memory)
     if (cuda_sync(dev) == STATUS_OK) {
         cudaFree(memory);
     }
-}
-
-/* Its workspaces grow. */
-static status cuda_reserve(struct device *, const struct op_limits *)
-{
-    return STATUS_OK;
 }
 
 static status cuda_free_memory(struct device *, uint64_t *bytes)

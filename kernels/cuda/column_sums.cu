@@ -30,7 +30,8 @@ status cuda_column_sums(struct device *dev, const struct column_sums *args)
     status st = STATUS_OK;
 
     if (!args->lse && args->rows > 0) {
-        st = cuda_workspace(dev, &memory, (n + columns_lse_floats(&columns)) * sizeof(float));
+        st = cuda_workspace(dev, &memory,
+                            columns_workspace(args->q_heads, columns.rows, args->n_keys));
         if (!st) {
             float *lse = static_cast<float *>(memory);
             st = columns_lse(dev, &columns, lse, lse + n);

@@ -220,9 +220,11 @@ unsigned columns_runs(const struct columns *args)
     return cuda_blocks((size_t)args->n_keys, COLUMNS_RUN_KEYS);
 }
 
-size_t columns_lse_floats(const struct columns *args)
+size_t columns_workspace(int q_heads, int rows, int n_keys)
 {
-    return (size_t)columns_runs(args) * 2 * (size_t)args->q_heads * (size_t)args->rows;
+    size_t runs = cuda_blocks((size_t)n_keys, COLUMNS_RUN_KEYS);
+
+    return (1 + 2 * runs) * (size_t)q_heads * (size_t)rows * sizeof(float);
 }
 
 status columns_lse(struct device *dev, const struct columns *args, float *lse, float *workspace)

@@ -32,8 +32,9 @@ struct columns {
 /* Adds to out (keys below args->fresh) or sets it. */
 status columns_sum(struct device *dev, const struct columns *args);
 
-/* Floats of workspace that columns_lse() needs, and the normalisers (q_heads, rows) into `lse`. */
-size_t columns_lse_floats(const struct columns *args);
+/* Bytes of the normalisers (q_heads, rows), and behind them of what columns_lse() works in. */
+size_t columns_workspace(int q_heads, int rows, int n_keys);
+/* The normalisers into `lse`. */
 status columns_lse(struct device *dev, const struct columns *args, float *lse, float *workspace);
 
 /* The tensor-core parts of both, for bfloat16 and float16. */

@@ -13,7 +13,7 @@
 
 #include <pthread.h>
 
-enum { CUDA_STAGING_HALVES = 2, CUDA_MOST_FETCHED = 256, CUDA_MOST_OUTGROWN = 64 };
+enum { CUDA_STAGING_HALVES = 2, CUDA_MOST_FETCHED = 256 };
 
 /* A short download on its way: `bytes` at `at` of the pinned results. */
 struct cuda_fetched {
@@ -31,8 +31,7 @@ struct cuda_device {
     struct cuda_products *products; /* linear.cu */
     void *workspace;                /* cuda_workspace() */
     size_t workspace_bytes;
-    void *outgrown[CUDA_MOST_OUTGROWN]; /* workspaces that graphs may still use */
-    int n_outgrown;
+    bool reserved; /* it is as large as it will ever have to be */
 
     pthread_mutex_t graphs_mutex; /* guards the list: it is cleared from any thread */
     struct device_graph *graphs;
@@ -80,9 +79,17 @@ static inline status cuda_launched(const char *what)
     return cuda_check(cudaGetLastError(), what);
 }
 
-/* Memory for one operation, aligned to 256 bytes, valid until the next call: grown rarely (which
- * waits) and kept, so that a step does not allocate. */
+/* Memory for one operation, aligned to 256 bytes, valid until the next call: what cuda_reserve()
+ * took, or if it was not called, grown rarely (which waits) and kept. */
 status cuda_workspace(struct device *dev, void **out, size_t bytes);
+status cuda_reserve(struct device *dev, const struct op_limits *limits);
+
+/* Bytes that the operations ask cuda_workspace() for. */
+size_t cuda_dot_scores_workspace(int kv_heads, int head_dim);
+size_t cuda_decode_attention_workspace(int rows, int q_heads, int head_dim);
+size_t cuda_decode_mass_workspace(int q_heads, size_t stride);
+size_t cuda_draw_workspace(int rows, int n);
+size_t cuda_logit_histogram_workspace(int rows, int n);
 
 /* The library of matrix products, its workspace and what it knows of shapes; closed also when it
  * was not opened to the end. */

@@ -275,13 +275,21 @@ static void launch_combine(struct device *dev, const struct decode_attention *ar
     });
 }
 
+size_t cuda_decode_attention_workspace(int rows, int q_heads, int head_dim)
+{
+    size_t n = (size_t)rows * (size_t)q_heads * DECODE_SPLITS;
+
+    return n * (2 + (size_t)head_dim) * sizeof(float);
+}
+
 status cuda_decode_attention(struct device *dev, const struct decode_attention *args)
 {
     /* 4 heads of 128 / lanes teams: 2 + head_dim floats each, head_dim at most 8 * lanes */
     static_assert(4 * BLOCK * (2 + 8) * sizeof(float) <= MAX_SHARED, "fits without asking");
     size_t n = (size_t)args->rows * (size_t)args->q_heads * DECODE_SPLITS;
     void *memory;
-    status st = cuda_workspace(dev, &memory, n * (2 + (size_t)args->head_dim) * sizeof(float));
+    status st = cuda_workspace(
+        dev, &memory, cuda_decode_attention_workspace(args->rows, args->q_heads, args->head_dim));
 
     if (st) {
         return st;

@@ -90,6 +90,11 @@ static __global__ void mass_kernel(float *out, size_t stride, struct decode_atte
     out[(size_t)head * stride + (size_t)row] = how == GROUP_MEAN ? total / (float)group : total;
 }
 
+size_t cuda_decode_mass_workspace(int q_heads, size_t stride)
+{
+    return (size_t)q_heads * (stride + 2) * sizeof(float);
+}
+
 status cuda_decode_mass(struct device *dev, float *out, size_t stride,
                         const struct decode_attention *args, enum group_reduce how)
 {
@@ -97,7 +102,7 @@ status cuda_decode_mass(struct device *dev, float *out, size_t stride,
     unsigned heads = (unsigned)args->cache_heads;
     void *memory;
     /* no head has more rows than its part of `out` */
-    status st = cuda_workspace(dev, &memory, q_heads * (stride + 2) * sizeof(float));
+    status st = cuda_workspace(dev, &memory, cuda_decode_mass_workspace(args->q_heads, stride));
 
     if (st) {
         return st;

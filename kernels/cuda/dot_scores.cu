@@ -57,11 +57,15 @@ static void launch(struct device *dev, float *q, const struct dot_scores *args)
                cuda_stream(dev), q, *args);
 }
 
+size_t cuda_dot_scores_workspace(int kv_heads, int head_dim)
+{
+    return (size_t)kv_heads * (size_t)head_dim * sizeof(float);
+}
+
 status cuda_dot_scores(struct device *dev, const struct dot_scores *args)
 {
     void *q;
-    status st =
-        cuda_workspace(dev, &q, (size_t)args->kv_heads * (size_t)args->head_dim * sizeof(float));
+    status st = cuda_workspace(dev, &q, cuda_dot_scores_workspace(args->kv_heads, args->head_dim));
 
     if (st || args->n_keys == 0) {
         return st;

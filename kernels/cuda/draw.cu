@@ -140,12 +140,23 @@ static __global__ void best_kernel(struct drawn *out, const struct drawn *parts,
     }
 }
 
+/* An odd first id begins one earlier. */
+static unsigned draw_blocks(int n)
+{
+    return cuda_blocks((size_t)n + 1, PART);
+}
+
+size_t cuda_draw_workspace(int rows, int n)
+{
+    return (size_t)rows * draw_blocks(n) * sizeof(struct drawn);
+}
+
 status cuda_draw(struct device *dev, struct drawn *out, const float *logits, int rows, int n,
                  int first_id, const struct draw *draws)
 {
-    unsigned blocks = cuda_blocks((size_t)n + 1, PART); /* an odd first id begins one earlier */
+    unsigned blocks = draw_blocks(n);
     void *parts;
-    status st = cuda_workspace(dev, &parts, (size_t)rows * blocks * sizeof(struct drawn));
+    status st = cuda_workspace(dev, &parts, cuda_draw_workspace(rows, n));
 
     if (st || rows == 0) {
         return st;

@@ -56,12 +56,17 @@ static __global__ void sum_kernel(struct logit_bin *out, const struct logit_bin 
     out[(size_t)blockIdx.x * BLOCK + threadIdx.x] = sum;
 }
 
+size_t cuda_logit_histogram_workspace(int rows, int n)
+{
+    return (size_t)rows * cuda_blocks((size_t)n, PART) * OP_HISTOGRAM_BINS *
+           sizeof(struct logit_bin);
+}
+
 status cuda_logit_histogram(struct device *dev, const struct logit_histogram *args)
 {
     unsigned blocks = cuda_blocks((size_t)args->n, PART), rows = (unsigned)args->rows;
     void *parts;
-    status st =
-        cuda_workspace(dev, &parts, (size_t)rows * blocks * OP_HISTOGRAM_BINS * sizeof(*args->out));
+    status st = cuda_workspace(dev, &parts, cuda_logit_histogram_workspace(args->rows, args->n));
 
     if (st || rows == 0) {
         return st;

@@ -28,7 +28,8 @@ status cuda_window_scores(struct device *dev, const struct window_scores *args)
         .sliding_window = args->sliding_window,
     };
     void *memory;
-    status st = cuda_workspace(dev, &memory, (n + columns_lse_floats(&columns)) * sizeof(float));
+    status st =
+        cuda_workspace(dev, &memory, columns_workspace(args->q_heads, columns.rows, args->n_keys));
 
     if (st) {
         return st;
