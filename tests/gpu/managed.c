@@ -22,6 +22,7 @@ enum { ALIGN = 256 };
 static char *region, *next;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier): the linker's names. */
 void *__real_malloc(size_t bytes);
 void __real_free(void *memory);
 int __real_main(int argc, char **argv);
@@ -129,3 +130,4 @@ int __wrap_main(int argc, char **argv)
     swapcontext(&caller, &callee);
     return call.result;
 }
+/* NOLINTEND(readability-identifier-naming,bugprone-reserved-identifier) */
