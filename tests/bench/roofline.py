@@ -21,14 +21,15 @@ TOKENS = (8192, 32768, 131072)
 RANKS = (1, 2, 4, 8)
 
 # Dense bf16 FLOP/s, bytes/s of memory, bytes/s of NVLink out of a GPU; and the share of the peak
-# that attention with mma.sync is taken to reach (no wgmma, no tcgen05).
+# that attention is taken to reach: with wgmma on H100 what was measured (docs/cuda.md), with mma.sync
+# on A100 a guess, on B200 what an H100 does with it.
 GPUS = {
     "A100": (312e12, 2.04e12, 300e9, 0.60),
-    "H100": (989e12, 3.35e12, 450e9, 0.38),
-    "H200": (989e12, 4.80e12, 450e9, 0.38),
-    "B200": (2250e12, 8.00e12, 900e9, 0.20),
+    "H100": (989e12, 3.35e12, 450e9, 0.52),
+    "H200": (989e12, 4.80e12, 450e9, 0.52),
+    "B200": (2250e12, 8.00e12, 900e9, 0.12),
 }
-GEMM, MEMORY, LINK, LATENCY_S = 0.70, 0.80, 0.70, 12e-6
+GEMM, MEMORY, LINK, LATENCY_S = 0.64, 0.70, 0.70, 12e-6  # the first two as measured on an H100
 
 
 def count(folder, tokens, ranks):
