@@ -68,7 +68,8 @@ def longbench(client, data, options):
 
 def ruler(client, data, options):
     """RULER's tasks.  The answer's prefix ends the prompt: it is the assistant's first words where
-    the model completes text; a chat message has no place for them and goes without."""
+    the model completes text; a chat message has no place for them and goes without.  The published
+    rows have it at the end of their input."""
     for path in sorted((data / "ruler").rglob("*.jsonl")):
         rows = _rows(path)
         task = rows[0].get("task", path.stem)
@@ -78,7 +79,7 @@ def ruler(client, data, options):
             if row["length"] + row.get("max_new_tokens", 128) > options.max_length:
                 continue
             yield Example("ruler", task, f"{path.parent.name}-{task}-{row['index']}",
-                          row["input"] + ("" if options.chat else row["answer_prefix"]),
+                          row["input"] + ("" if options.chat else row.get("answer_prefix", "")),
                           lambda answer, row=row: metrics.contains_all(answer, row["outputs"]),
                           row.get("max_new_tokens", 128), chat=True,
                           labels={"length": path.parent.name})

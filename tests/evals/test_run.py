@@ -31,6 +31,8 @@ def data(tmp_path_factory):
     (folder / "ruler" / "niah.jsonl").write_text(json.dumps({
         "index": 0, "task": "niah", "input": "The number is 7.", "answer_prefix": " It is",
         "outputs": ["7", "8"], "max_new_tokens": 4, "length": 40}) + "\n")
+    (folder / "ruler" / "original.jsonl").write_text(json.dumps({  # the prefix ends the input
+        "index": 0, "input": "The number is 7. It is", "outputs": ["7"], "length": 40}) + "\n")
     (folder / "test_public.jsonl").write_text("".join(json.dumps({
         "id": f"case-{n}", "length": 300 * n, "prompt_tokens": 300 * n, "depth": 0.99 * (n - 1),
         "prompt": "Once upon a time " * 50 * n, "answer": " there"}) + "\n" for n in (1, 2)))
@@ -49,7 +51,7 @@ def run(data, out, suite, *options):
 
 
 @pytest.mark.parametrize("suite,options,examples", [
-    ("longbench", (), 6), ("ruler", (), 1), ("callsigns", (), 1),
+    ("longbench", (), 6), ("ruler", (), 2), ("callsigns", (), 1),
     ("needle", ("--lengths", "350,450", "--depths", "0,50,100"), 6)])
 def test_an_evaluation_runs_to_its_tables_and_goes_on_where_it_was(
     data, tmp_path, suite, options, examples):
