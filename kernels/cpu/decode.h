@@ -21,15 +21,16 @@ struct decode_split {
     const struct kv_pool *pool;
     const int32_t *pages;
     enum dtype dtype;
-    int begin, end; /* rows of the cache head */
-    int group;      /* query heads */
-    size_t stride;  /* of a head in q and values: head_dim in whole lines of 16 */
-    const float *q; /* (group, stride), zeros past head_dim */
-    float *peak;    /* (group) largest score times to_log2 */
-    float *sum;     /* (group) of 2^(to_log2 s - peak) */
-    float *values;  /* (group, stride) */
-    float *weights; /* (group, DECODE_TILE_ROWS + DECODE_MAX_LANES) scratch */
-    float *rows;    /* (DECODE_MAX_LANES, head_dim) scratch */
+    int begin, end;      /* rows of the cache head */
+    int group;           /* query heads */
+    size_t stride;       /* of a head in q and values: head_dim in whole lines of 16 */
+    const float *q;      /* (group, stride), zeros past head_dim */
+    const void *queries; /* the same as they came: (group, head_dim) of dtype */
+    float *peak;         /* (group) largest score times to_log2 */
+    float *sum;          /* (group) of 2^(to_log2 s - peak) */
+    float *values;       /* (group, stride) */
+    float *weights;      /* (group, DECODE_TILE_ROWS + DECODE_MAX_LANES) scratch */
+    float *rows;         /* (DECODE_MAX_LANES, head_dim) scratch */
 };
 
 struct decode_kernels {
@@ -42,6 +43,7 @@ struct decode_kernels {
 extern const struct decode_kernels decode_generic;
 extern const struct decode_kernels decode_avx2;
 extern const struct decode_kernels decode_avx512;
+extern const struct decode_kernels decode_avx512_bf16;
 
 /* The element at which cache row i starts. */
 static inline size_t decode_row_at(const struct kv_pool *pool, const int32_t *pages, int i)

@@ -141,6 +141,8 @@ static void run_item(const struct splits *s, const struct decode_kernels *kernel
         .group = s->group,
         .stride = s->stride,
         .q = s->q + (size_t)head * group * s->stride,
+        .queries = (const char *)args->q +
+                   (size_t)head * group * (size_t)args->head_dim * dtype_bytes(s->dtype),
         .peak = part,
         .sum = part + s->group,
         .values = part + whole_lines(2 * group),

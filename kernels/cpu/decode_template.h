@@ -308,7 +308,8 @@ static void decode_values(const struct decode_split *s, int begin, int end)
     }
 }
 
-static void decode_run_split(const struct decode_split *s)
+/* Returns the lanes of the sums, (group, VEC_LANES). */
+static float *decode_begin(const struct decode_split *s)
 {
     float *lanes = s->weights + (size_t)s->group * DECODE_TILE_ROWS;
 
@@ -317,6 +318,20 @@ static void decode_run_split(const struct decode_split *s)
     for (int h = 0; h < s->group; h++) {
         s->peak[h] = -FLT_MAX;
     }
+    return lanes;
+}
+
+static void decode_finish(const struct decode_split *s, const float *lanes)
+{
+    for (int h = 0; h < s->group; h++) {
+        s->sum[h] = vec_hsum(vec_load(lanes + (size_t)h * VEC_LANES));
+    }
+}
+
+static void decode_run_split(const struct decode_split *s)
+{
+    float *lanes = decode_begin(s);
+
     for (int i = s->begin; i < s->end; i += DECODE_TILE_ROWS) {
         int end = s->end - i < DECODE_TILE_ROWS ? s->end : i + DECODE_TILE_ROWS;
 
@@ -326,9 +341,7 @@ static void decode_run_split(const struct decode_split *s)
         }
         decode_values(s, i, end);
     }
-    for (int h = 0; h < s->group; h++) {
-        s->sum[h] = vec_hsum(vec_load(lanes + (size_t)h * VEC_LANES));
-    }
+    decode_finish(s, lanes);
 }
 
 /* One row of scaled scores becomes probabilities; n is padded to whole vectors. */

@@ -74,7 +74,7 @@ static const struct cpu_isa isa_avx512_bf16 = {
     .window = &window_avx512,
     .columns_f32 = &columns_avx512,
     .columns_bf16 = &columns_avx512_bf16,
-    .decode = &decode_avx512,
+    .decode = &decode_avx512_bf16,
 };
 
 static const struct cpu_isa isa_amx = {
@@ -90,7 +90,7 @@ static const struct cpu_isa isa_amx = {
     .window = &window_avx512,
     .columns_f32 = &columns_avx512,
     .columns_bf16 = &columns_amx,
-    .decode = &decode_avx512,
+    .decode = &decode_avx512_bf16,
 };
 
 /* Worst first. */
