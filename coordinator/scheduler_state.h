@@ -1,6 +1,7 @@
 /*
- * scheduler_state.h - what scheduler.c (queue, admission, ends), scheduler_group.c (room in the
- * groups) and scheduler_plan.c (plans out, results in) share; nobody else includes it.
+ * scheduler_state.h - what scheduler.c (queue, admission, time), scheduler_job.c (a job's worst
+ * case and ends), scheduler_group.c (room in the groups) and scheduler_plan.c (plans out, results
+ * in) share; nobody else includes it.
  *
  * A job is one request, a sequence one of its samples.  A job waits in `queue`, then belongs to
  * one group, which keeps pages and slots for all its samples.  A slot whose sequence ended is
@@ -151,10 +152,30 @@ struct scheduler {
     uint32_t release[PLAN_MAX_SLOTS];
 };
 
-/* scheduler.c */
+/* scheduler_job.c */
+
+/* Counted and checked, in no list but by_handle.  NULL: it failed, see *st. */
+struct job *job_create(struct scheduler *s, const struct request *request, void *user, double now,
+                       status *st);
+void job_free(struct job *job);
+
+/* All that a job is before it is admitted, whether for the first time or again. */
+void job_reset(const struct scheduler *s, struct job *job);
+
+/* What its samples hold is given back. */
+void job_leave_group(struct scheduler *s, struct job *job);
+
+/* The job is told its end and freed.  NULL: it ended well. */
 void job_end(struct scheduler *s, struct job *job, const struct failure *failure);
+
+/* Every sample that still runs, or waits, ends with what it has. */
+void job_abort(struct scheduler *s, struct job *job, double now);
+
+/* With its last sequence the job ends. */
 void sequence_end(struct scheduler *s, struct sequence *sequence, enum finish reason, double now);
 void job_report(struct scheduler *s, struct job *job, double now);
+
+/* scheduler.c */
 void jobs_lost(struct scheduler *s, struct link *jobs, const struct failure *failure, double now);
 uint32_t jobs_fail(struct scheduler *s, struct link *jobs, const struct failure *failure);
 void scheduler_settle(struct scheduler *s, double now);
