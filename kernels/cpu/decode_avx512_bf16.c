@@ -142,55 +142,60 @@ DECODE_INLINE void pairs_swap_back(vec *a, vec *b)
     *b = _mm512_shuffle_f32x4(high, high, 0xd8);
 }
 
-/* values[0..heads)[0..32 chunks) += weights times a tile's rows; heads and chunks are constants,
- * n is how many elements are left of a row. */
+/* Elements of a row from chunk c on, where it has `left` from chunk 0 on. */
+DECODE_INLINE int pairs_left(int left, size_t c)
+{
+    return left - (int)c * PAIRS_CHUNK;
+}
+
+/* values[0..heads)[0..32 chunks) += weights times a tile's rows; heads and chunks are constants. */
 DECODE_INLINE void pairs_add(const struct decode_split *s, const struct pairs_tile *tile,
-                             const struct pairs_tile *next, int h0, int c0, const int heads,
-                             const int chunks)
+                             const struct pairs_tile *next, int h0, int c0, const size_t heads,
+                             const size_t chunks)
 {
     const bf16 *w = (const bf16 *)(s->weights + (size_t)h0 * DECODE_TILE_ROWS);
     const bf16 *v = (const bf16 *)s->pool->v + c0;
     const int left = s->pool->head_dim - c0;
     float *values = s->values + (size_t)h0 * s->stride + (size_t)c0;
-    vec sum[PAIRS_HEADS][2 * PAIRS_CHUNKS];
+    vec sum[PAIRS_HEADS][PAIRS_CHUNKS][2];
 
-    for (int h = 0; h < heads; h++) {
-        for (int c = 0; c < chunks; c++) {
-            const float *from = values + (size_t)h * s->stride + (size_t)c * PAIRS_CHUNK;
-            bool both = left - c * PAIRS_CHUNK > VEC_LANES;
+    for (size_t h = 0; h < heads; h++) {
+        for (size_t c = 0; c < chunks; c++) {
+            const float *from = values + h * s->stride + c * PAIRS_CHUNK;
+            bool both = pairs_left(left, c) > VEC_LANES;
 
-            sum[h][2 * c] = vec_load(from);
-            sum[h][2 * c + 1] = both ? vec_load(from + VEC_LANES) : vec_zero();
-            pairs_swap(&sum[h][2 * c], &sum[h][2 * c + 1]);
+            sum[h][c][0] = vec_load(from);
+            sum[h][c][1] = both ? vec_load(from + VEC_LANES) : vec_zero();
+            pairs_swap(&sum[h][c][0], &sum[h][c][1]);
         }
     }
     for (int i = 0; i < tile->n; i += 2) {
         if (next) {
             pairs_fetch(s->pool->k, next, i, 2, s->pool->head_dim);
         }
-        for (int c = 0; c < chunks; c++) {
-            __m512i a = pairs_load(v + tile->at[i] + c * PAIRS_CHUNK, left - c * PAIRS_CHUNK);
-            __m512i b = pairs_load(v + tile->at[i + 1] + c * PAIRS_CHUNK, left - c * PAIRS_CHUNK);
+        for (size_t c = 0; c < chunks; c++) {
+            const bf16 *from = v + c * PAIRS_CHUNK;
+            __m512i a = pairs_load(from + tile->at[i], pairs_left(left, c));
+            __m512i b = pairs_load(from + tile->at[i + 1], pairs_left(left, c));
             __m512i low = _mm512_unpacklo_epi16(a, b), high = _mm512_unpackhi_epi16(a, b);
 
-            for (int h = 0; h < heads; h++) {
+            for (size_t h = 0; h < heads; h++) {
                 int32_t pair;
 
-                memcpy(&pair, w + (size_t)h * PAIRS_PITCH + i, sizeof(pair));
-                __m512i x = _mm512_set1_epi32(pair);
-                sum[h][2 * c] = pairs_dot(sum[h][2 * c], low, x);
-                sum[h][2 * c + 1] = pairs_dot(sum[h][2 * c + 1], high, x);
+                memcpy(&pair, w + h * PAIRS_PITCH + i, sizeof(pair));
+                sum[h][c][0] = pairs_dot(sum[h][c][0], low, _mm512_set1_epi32(pair));
+                sum[h][c][1] = pairs_dot(sum[h][c][1], high, _mm512_set1_epi32(pair));
             }
         }
     }
-    for (int h = 0; h < heads; h++) {
-        for (int c = 0; c < chunks; c++) {
-            float *to = values + (size_t)h * s->stride + (size_t)c * PAIRS_CHUNK;
+    for (size_t h = 0; h < heads; h++) {
+        for (size_t c = 0; c < chunks; c++) {
+            float *to = values + h * s->stride + c * PAIRS_CHUNK;
 
-            pairs_swap_back(&sum[h][2 * c], &sum[h][2 * c + 1]);
-            vec_store(to, sum[h][2 * c]);
-            if (left - c * PAIRS_CHUNK > VEC_LANES) {
-                vec_store(to + VEC_LANES, sum[h][2 * c + 1]);
+            pairs_swap_back(&sum[h][c][0], &sum[h][c][1]);
+            vec_store(to, sum[h][c][0]);
+            if (pairs_left(left, c) > VEC_LANES) {
+                vec_store(to + VEC_LANES, sum[h][c][1]);
             }
         }
     }
@@ -198,7 +203,7 @@ DECODE_INLINE void pairs_add(const struct decode_split *s, const struct pairs_ti
 
 /* The heads from h0 on, at most PAIRS_HEADS. */
 DECODE_INLINE void pairs_add_heads(const struct decode_split *s, const struct pairs_tile *tile,
-                                   const struct pairs_tile *next, int h0, const int heads)
+                                   const struct pairs_tile *next, int h0, const size_t heads)
 {
     const int d = s->pool->head_dim;
     int c = 0;
