@@ -292,10 +292,12 @@ status op_add_rmsnorm(struct device *dev, void *out, float *x, const float *y, c
 
 status op_rope(struct device *dev, const struct rope *args)
 {
-    assert(args->rows >= 0 && args->heads > 0 && head_dim_valid(args->head_dim));
-    assert(!args->positions || args->inv_freq);
-    assert(args->out != args->x || (args->head_stride == (size_t)args->head_dim &&
-                                    args->row_stride == args->head_stride * (size_t)args->heads));
+    assert(args->rows >= 0 && head_dim_valid(args->head_dim));
+    assert(args->positions && args->inv_freq && (!args->q || args->q_heads > 0));
+    assert((!args->k && !args->v) || args->kv_heads > 0);
+    assert((!args->k || args->layer_k) && (!args->v || args->layer_v) && (!args->raw_k || args->k));
+    assert((!args->k && !args->v) || args->kv_heads == 1 ||
+           args->kv_stride >= (size_t)args->rows * (size_t)args->head_dim);
     return dev->backend->rope(dev, args);
 }
 

@@ -117,16 +117,21 @@ status op_linear_add(struct device *dev, float *sum, float *scratch, const void 
 status op_linear_rows_add(struct device *dev, float *sum, float *scratch, const void *x,
                           const struct matrix *w, int rows);
 
-/* Rotates x (rows, heads, head_dim) act by positions (rows) and inv_freq (head_dim / 2), pairs
- * (i, i + head_dim / 2), the angle formed in float32; positions NULL only copies.  Row r, head h
- * goes to out + r * row_stride + h * head_stride (elements).  In place when out == x. */
+/*
+ * What a chunk of a prompt does between its projections and attention, in one pass: its queries
+ * are rotated in place, its keys on their way to those of the layer, and its values join the
+ * layer's.  In row r pairs (i, i + head_dim / 2) are turned by the product of positions[r] and
+ * inv_freq[i], formed in float32.  Nothing overlaps.
+ */
 struct rope {
-    void *out;
-    const void *x;
-    const int32_t *positions;
-    const float *inv_freq;
-    size_t row_stride, head_stride;
-    int rows, heads, head_dim;
+    void *q;                  /* (rows, q_heads, head_dim) act; NULL: none */
+    const void *k, *v;        /* (rows, kv_heads, head_dim) act; NULL: none */
+    void *layer_k, *layer_v;  /* (kv_heads, >= rows, head_dim) act, heads kv_stride apart */
+    void *raw_k;              /* likewise, for the keys as they are; NULL: not wanted */
+    size_t kv_stride;         /* elements */
+    const int32_t *positions; /* (rows) */
+    const float *inv_freq;    /* (head_dim / 2) */
+    int rows, q_heads, kv_heads, head_dim;
 };
 status op_rope(struct device *dev, const struct rope *args);
 

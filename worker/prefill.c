@@ -23,52 +23,44 @@ static status norm(const struct prompt_phase *phase, int layer, const float *res
                       member->model->config.rms_eps);
 }
 
-/* Keys (rotated) or values of the normed chunk to their rows of `to`. */
-static status project_keys(const struct prompt_phase *phase, const struct slice *slice,
-                           const struct matrix *w, void *to, const int32_t *positions)
+/* The chunk's first row among those of a head, in the layer's keys or values; NULL stays NULL. */
+static void *layer_row(const struct prompt_phase *phase, void *heads, const struct slice *slice)
 {
     const struct member *member = phase->member;
-    struct scratch *s = member->scratch;
-    int rows = slice->end - slice->begin;
     size_t head_dim = (size_t)member->model->config.head_dim;
-    status st = op_linear(member->dev, s->k, device_dtype(member->dev), s->normed, w, rows);
 
-    if (st) {
-        return st;
-    }
-    return op_rope(member->dev, &(struct rope){
-                                    .out = (char *)to + (size_t)slice->begin * head_dim *
-                                                            phase_act_bytes(member),
-                                    .x = s->k,
-                                    .positions = positions,
-                                    .inv_freq = member->model->inv_freq,
-                                    .row_stride = head_dim,
-                                    .head_stride = phase_kv_stride(member),
-                                    .rows = rows,
-                                    .heads = member->model->split.kv_heads,
-                                    .head_dim = (int)head_dim,
-                                });
+    return heads ? (char *)heads + (size_t)slice->begin * head_dim * phase_act_bytes(member) : NULL;
 }
 
-/* The chunk's keys in scratch as they are before RoPE, for a cache that rotates them itself. */
-static status copy_raw_keys(const struct prompt_phase *phase, const struct slice *slice)
+/* The normed chunk's keys and values join those of the layer; SLICE_WHOLE: its queries are in
+ * scratch.  A filter layer needs keys alone. */
+static status project_chunk(const struct prompt_phase *phase, const struct slice *slice)
 {
     const struct member *member = phase->member;
-    size_t head_dim = (size_t)member->model->config.head_dim;
+    const struct model *model = member->model;
+    const struct layer_weights *layer = phase_weights(phase, slice->layer);
+    struct scratch *s = member->scratch;
+    bool values = !slice->filter || slice->kind == SLICE_WHOLE;
+    bool queries = slice->kind == SLICE_WHOLE;
+    const struct weight_product all[] = {{s->k, &layer->k}, {s->v, &layer->v}, {s->q, &layer->q}};
+    const struct rope rope = {
+        .q = queries ? s->q : NULL,
+        .k = s->k,
+        .v = values ? s->v : NULL,
+        .layer_k = layer_row(phase, phase->k, slice),
+        .layer_v = layer_row(phase, phase->v, slice),
+        .raw_k = layer_row(phase, phase->raw_k, slice),
+        .kv_stride = phase_kv_stride(member),
+        .positions = phase->positions + slice->begin,
+        .inv_freq = model->inv_freq,
+        .rows = slice->end - slice->begin,
+        .q_heads = model->split.query_heads,
+        .kv_heads = model->split.kv_heads,
+        .head_dim = model->config.head_dim,
+    };
+    status st = op_linear_each(member->dev, all, 1 + values + queries, s->normed, rope.rows);
 
-    if (!phase->raw_k) {
-        return STATUS_OK;
-    }
-    return op_rope(member->dev, &(struct rope){
-                                    .out = (char *)phase->raw_k + (size_t)slice->begin * head_dim *
-                                                                      phase_act_bytes(member),
-                                    .x = member->scratch->k,
-                                    .row_stride = head_dim,
-                                    .head_stride = phase_kv_stride(member),
-                                    .rows = slice->end - slice->begin,
-                                    .heads = member->model->split.kv_heads,
-                                    .head_dim = (int)head_dim,
-                                });
+    return st ? st : op_rope(member->dev, &rope);
 }
 
 static status begin_embedding(struct prompt_phase *phase, const struct slice *slice)
@@ -91,10 +83,9 @@ static status embed(struct prompt_phase *phase, const struct slice *slice)
     return st ? st : comm_finish(phase->member->comm, ticket);
 }
 
-/* Norm, keys and values of the chunk; in layer 0 the rows come into being first. */
-static status keys_of_chunk(struct prompt_phase *phase, const struct slice *slice)
+/* Norm and projections of the chunk; in layer 0 the rows come into being first. */
+static status begin_chunk(struct prompt_phase *phase, const struct slice *slice)
 {
-    const struct layer_weights *layer = phase_weights(phase, slice->layer);
     float *residual = residual_row(phase, slice->begin);
     int rows = slice->end - slice->begin;
     status st = STATUS_OK;
@@ -105,16 +96,7 @@ static status keys_of_chunk(struct prompt_phase *phase, const struct slice *slic
     if (!st) {
         st = norm(phase, slice->layer, residual, rows);
     }
-    if (!st) {
-        st = project_keys(phase, slice, &layer->k, phase->k, phase->positions + slice->begin);
-    }
-    if (!st) {
-        st = copy_raw_keys(phase, slice);
-    }
-    if (!st && !(slice->filter && slice->kind == SLICE_KEYS)) {
-        st = project_keys(phase, slice, &layer->v, phase->v, NULL);
-    }
-    return st;
+    return st ? st : project_chunk(phase, slice);
 }
 
 /* Attention of the queries in scratch over keys 0..n_keys. */
@@ -179,15 +161,11 @@ static status complete_layer(struct prompt_phase *phase, const struct slice *sli
                           residual_row(phase, slice->begin), slice->end - slice->begin);
 }
 
-/* SLICE_WHOLE after its keys: the rest of the layer for the chunk's rows, in place. */
+/* SLICE_WHOLE after its projections: the rest of the layer for the chunk's rows, in place. */
 static status rest_of_chunk(struct prompt_phase *phase, const struct slice *slice)
 {
-    int rows = slice->end - slice->begin;
-    status st = prefill_project_queries(phase, slice->layer, phase->positions + slice->begin, rows);
+    status st = attend(phase, slice->end - slice->begin, slice->begin, NULL, slice->end);
 
-    if (!st) {
-        st = attend(phase, rows, slice->begin, NULL, slice->end);
-    }
     if (!st) {
         st = score_chunk(phase, slice);
     }
@@ -280,11 +258,11 @@ static status run_slice(struct prompt_phase *phase, const struct slice *slice)
 
     switch (slice->kind) {
     case SLICE_WHOLE:
-        st = keys_of_chunk(phase, slice);
+        st = begin_chunk(phase, slice);
         st = st ? st : rest_of_chunk(phase, slice);
         break;
     case SLICE_KEYS:
-        st = keys_of_chunk(phase, slice);
+        st = begin_chunk(phase, slice);
         st = st ? st : score_keys(phase, slice);
         break;
     case SLICE_SCORES:

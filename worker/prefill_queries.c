@@ -4,34 +4,32 @@
 
 #include <stddef.h>
 
-/* Rows of x (heads, head_dim) to `out`, rotated when positions are given. */
-static status rotate(const struct member *member, void *out, const void *x,
-                     const int32_t *positions, int rows, int heads)
+/* q (rows, query heads, head_dim) = the queries of `normed` (rows, hidden), rotated. */
+static status project(const struct prompt_phase *phase, int layer, void *q, const void *normed,
+                      const int32_t *positions, int rows)
 {
-    size_t head_dim = (size_t)member->model->config.head_dim;
+    const struct member *member = phase->member;
+    const struct model *model = member->model;
+    status st = op_linear(member->dev, q, device_dtype(member->dev), normed,
+                          &phase_weights(phase, layer)->q, rows);
 
-    return op_rope(member->dev, &(struct rope){
-                                    .out = out,
-                                    .x = x,
-                                    .positions = positions,
-                                    .inv_freq = member->model->inv_freq,
-                                    .row_stride = (size_t)heads * head_dim,
-                                    .head_stride = head_dim,
-                                    .rows = rows,
-                                    .heads = heads,
-                                    .head_dim = (int)head_dim,
-                                });
+    return st ? st
+              : op_rope(member->dev, &(struct rope){
+                                         .q = q,
+                                         .positions = positions,
+                                         .inv_freq = model->inv_freq,
+                                         .rows = rows,
+                                         .q_heads = model->split.query_heads,
+                                         .head_dim = model->config.head_dim,
+                                     });
 }
 
 status prefill_project_queries(const struct prompt_phase *phase, int layer,
                                const int32_t *positions, int rows)
 {
-    const struct member *member = phase->member;
-    struct scratch *s = member->scratch;
-    status st = op_linear(member->dev, s->q, device_dtype(member->dev), s->normed,
-                          &phase_weights(phase, layer)->q, rows);
+    struct scratch *s = phase->member->scratch;
 
-    return st ? st : rotate(member, s->q, s->q, positions, rows, member->model->split.query_heads);
+    return project(phase, layer, s->q, s->normed, positions, rows);
 }
 
 /* The last layer's row needs no choice; a drop that all rows survive needs none either. */
@@ -106,25 +104,21 @@ struct policy_layer prefill_describe_layer(const struct prompt_phase *phase,
  * row to row. */
 static status sum_rows(const struct prompt_phase *phase, const struct slice *slice, int first)
 {
-    const struct member *member = phase->member;
     const struct policy_layer layer = prefill_describe_layer(phase, slice);
     int begin = window_begin(phase, slice);
     int steps = slice->rows - 1 - begin;
     float rise = (float)(layer.params->pi_distance_weight - 1.0);
     float step = steps > 0 ? rise / (float)steps : 0.0F;
-    status st = rotate(member, member->scratch->q, member->scratch->q, phase->positions + first,
-                       slice->end - first, member->model->split.query_heads);
 
-    return st ? st
-              : score_add_rows(phase->member, &layer,
-                               &(struct score_rows){
-                                   .q = member->scratch->q,
-                                   .first = first,
-                                   .end = slice->end,
-                                   .scored = begin,
-                                   .weight = 1.0F + (float)(first - begin) * step,
-                                   .weight_step = step,
-                               });
+    return score_add_rows(phase->member, &layer,
+                          &(struct score_rows){
+                              .q = phase->member->scratch->q,
+                              .first = first,
+                              .end = slice->end,
+                              .scored = begin,
+                              .weight = 1.0F + (float)(first - begin) * step,
+                              .weight_step = step,
+                          });
 }
 
 status prefill_window_of_keys(const struct prompt_phase *phase, const struct slice *slice)
@@ -136,18 +130,15 @@ status prefill_window_of_keys(const struct prompt_phase *phase, const struct sli
     if (!chunk_in_window(phase, slice, &first)) {
         return STATUS_OK;
     }
-    int rows = slice->end - first;
     const char *normed = (const char *)s->normed + (size_t)(first - slice->begin) *
                                                        (size_t)member->model->config.hidden *
                                                        phase_act_bytes(member);
-    status st = op_linear(member->dev, s->q, device_dtype(member->dev), normed,
-                          &phase_weights(phase, slice->layer)->q, rows);
-    if (!st && drops_by_sums(phase, slice)) {
-        return sum_rows(phase, slice, first);
-    }
-    return st ? st
-              : rotate(member, window_row(phase, slice, first), s->q, phase->positions + first,
-                       rows, member->model->split.query_heads);
+    bool sums = drops_by_sums(phase, slice);
+    void *q = sums ? s->q : window_row(phase, slice, first);
+    status st =
+        project(phase, slice->layer, q, normed, phase->positions + first, slice->end - first);
+
+    return st || !sums ? st : sum_rows(phase, slice, first);
 }
 
 status prefill_window_of_chunk(const struct prompt_phase *phase, const struct slice *slice)
@@ -158,11 +149,11 @@ status prefill_window_of_chunk(const struct prompt_phase *phase, const struct sl
     if (!chunk_in_window(phase, slice, &first)) {
         return STATUS_OK;
     }
-    const char *q = (const char *)member->scratch->q + (size_t)(first - slice->begin) *
-                                                           phase_query_elements(member->model) *
-                                                           phase_act_bytes(member);
-    return rotate(member, window_row(phase, slice, first), q, NULL, slice->end - first,
-                  member->model->split.query_heads);
+    size_t row_bytes = phase_query_elements(member->model) * phase_act_bytes(member);
+    const char *q = (const char *)member->scratch->q + (size_t)(first - slice->begin) * row_bytes;
+
+    return device_copy(member->dev, window_row(phase, slice, first), q,
+                       (size_t)(slice->end - first) * row_bytes);
 }
 
 static struct columns_chunk chunk_of(const struct prompt_phase *phase, const struct slice *slice,

@@ -35,18 +35,13 @@ static status find_ranks(struct member *member, const struct kvcache *cache,
 
 static status rotate(const struct member *member, void *keys, int rows)
 {
-    size_t head_dim = (size_t)member->model->config.head_dim;
-
     return op_rope(member->dev, &(struct rope){
-                                    .out = keys,
-                                    .x = keys,
+                                    .q = keys,
                                     .positions = member->scratch->chosen,
                                     .inv_freq = member->model->inv_freq,
-                                    .row_stride = head_dim,
-                                    .head_stride = head_dim,
                                     .rows = rows,
-                                    .heads = 1,
-                                    .head_dim = (int)head_dim,
+                                    .q_heads = 1,
+                                    .head_dim = member->model->config.head_dim,
                                 });
 }
 

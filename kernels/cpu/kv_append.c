@@ -1,28 +1,12 @@
 /* kv_append.c - new rows of a decode step to their caches, rotated on the way, and their queries.
  */
-#include "kernels/cpu/cpu.h"
-#include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/kv.h"
-
-#include <math.h>
+#include "kernels/cpu/rotate.h"
 
 enum { GRAIN = 1 << 14 };
 
-/* The angles of one row. */
-struct turn {
-    float cosine[OP_MAX_HEAD_DIM / 2], sine[OP_MAX_HEAD_DIM / 2];
-};
-
-static void turn_by(struct turn *turn, int32_t position, const float *inv_freq, size_t half)
-{
-    for (size_t i = 0; i < half; i++) {
-        sincosf((float)position * inv_freq[i], &turn->sine[i], &turn->cosine[i]);
-    }
-}
-
 static void append_row(const struct device *dev, const struct kv_append *args, int r)
 {
-    const struct elementwise_kernels *kernels = cpu_device_const(dev)->isa->elementwise;
     const struct kv_pool *pool = args->pool;
     size_t d = (size_t)pool->head_dim;
     int copies = args->cache_heads / args->kv_heads;
@@ -39,7 +23,7 @@ static void append_row(const struct device *dev, const struct kv_append *args, i
         const void *key = act_const_at(dev, args->k, from);
 
         if (args->key_positions) {
-            kernels->rotate(dev->dtype == DTYPE_F32, turned, key, turn.cosine, turn.sine, d / 2);
+            turn_head(dev, &turn, turned, key, d);
             key = turned;
         }
         for (int c = 0; c < copies; c++) {
@@ -50,7 +34,6 @@ static void append_row(const struct device *dev, const struct kv_append *args, i
 
 static void turn_queries(const struct device *dev, const struct kv_append *args, int r)
 {
-    const struct elementwise_kernels *kernels = cpu_device_const(dev)->isa->elementwise;
     size_t d = (size_t)args->pool->head_dim;
     struct turn turn;
 
@@ -58,7 +41,7 @@ static void turn_queries(const struct device *dev, const struct kv_append *args,
     for (size_t h = 0; h < (size_t)args->q_heads; h++) {
         void *q = act_at(dev, args->q, ((size_t)r * (size_t)args->q_heads + h) * d);
 
-        kernels->rotate(dev->dtype == DTYPE_F32, q, q, turn.cosine, turn.sine, d / 2);
+        turn_head(dev, &turn, q, q, d);
     }
 }
 

@@ -1,36 +1,46 @@
-/* rope.c - rotary positions: each pair (i, i + head_dim / 2) turned by position * inv_freq[i]. */
-#include "kernels/cpu/cpu.h"
-#include "kernels/cpu/elementwise.h"
-
-#include <math.h>
+/* rope.c - a chunk of a prompt between its projections and attention: queries are rotated in place,
+ * keys on their way to the layer's, and values join the layer's. */
+#include "kernels/cpu/rotate.h"
 
 enum { GRAIN = 1 << 14 };
 
+static void place_keys(const struct device *dev, const struct rope *args, const struct turn *turn,
+                       size_t from, size_t to)
+{
+    size_t d = (size_t)args->head_dim;
+    const void *k = act_const_at(dev, args->k, from);
+
+    if (args->raw_k) {
+        memcpy(act_at(dev, args->raw_k, to), k, d * act_bytes(dev));
+    }
+    turn_head(dev, turn, act_at(dev, args->layer_k, to), k, d);
+}
+
 static void rope_row(const struct device *dev, const struct rope *args, int r)
 {
-    const struct elementwise_kernels *kernels = cpu_device_const(dev)->isa->elementwise;
-    bool wide = dev->dtype == DTYPE_F32;
-    float cosine[OP_MAX_HEAD_DIM / 2], sine[OP_MAX_HEAD_DIM / 2];
-    size_t d = (size_t)args->head_dim;
+    size_t d = (size_t)args->head_dim, row = (size_t)r;
+    size_t q_heads = args->q ? (size_t)args->q_heads : 0, kv_heads = (size_t)args->kv_heads;
+    struct turn turn;
 
-    for (size_t i = 0; args->positions && i < d / 2; i++) {
-        sincosf((float)args->positions[r] * args->inv_freq[i], &sine[i], &cosine[i]);
+    turn_by(&turn, args->positions[r], args->inv_freq, d / 2);
+    for (size_t h = 0; h < q_heads; h++) {
+        void *q = act_at(dev, args->q, (row * q_heads + h) * d);
+
+        turn_head(dev, &turn, q, q, d);
     }
-    for (size_t h = 0; h < (size_t)args->heads; h++) {
-        const void *from = act_const_at(dev, args->x, ((size_t)r * (size_t)args->heads + h) * d);
-        void *to = act_at(dev, args->out, (size_t)r * args->row_stride + h * args->head_stride);
-
-        if (args->positions) {
-            kernels->rotate(wide, to, from, cosine, sine, d / 2);
-        } else if (to != from) {
-            memcpy(to, from, d * act_bytes(dev));
-        }
+    for (size_t h = 0; args->k && h < kv_heads; h++) {
+        place_keys(dev, args, &turn, (row * kv_heads + h) * d, h * args->kv_stride + row * d);
+    }
+    for (size_t h = 0; args->v && h < kv_heads; h++) {
+        memcpy(act_at(dev, args->layer_v, h * args->kv_stride + row * d),
+               act_const_at(dev, args->v, (row * kv_heads + h) * d), d * act_bytes(dev));
     }
 }
 
 status cpu_rope(struct device *dev, const struct rope *args)
 {
-    size_t work = (size_t)args->rows * (size_t)args->heads * (size_t)args->head_dim;
+    size_t heads = (size_t)args->q_heads + 2 * (size_t)args->kv_heads;
+    size_t work = (size_t)args->rows * heads * (size_t)args->head_dim;
     int threads = cpu_threads(dev, work, GRAIN);
 
 #pragma omp parallel for num_threads(threads) if (threads > 1)

@@ -49,7 +49,7 @@ EXPECTED = [
     ("decode_attention_mma.cu", "split_mma_kernelI4bf16", (BF16, *TILES, "LDSM.16.MT88.4"), 224),
     ("decode_attention_mma.cu", "split_mma_kernelI3f16", (F16, *TILES, "LDSM.16.MT88.4"), 224),
     ("kv_append.cu", "append_kernelI(4bf|3f)", (r"LDG.E.*\.64", r"STG.E.*\.64"), 64),
-    ("rope.cu", "rope_kernel", (), 64),
+    ("rope.cu", "rope_kernelI(4bf|3f)", (r"LDG.E.*\.64", r"STG.E.*\.64"), 64),
     ("rmsnorm.cu", "rmsnorm_kernel.*Lb1", (r"LDG.E.*\.128",), 40),
     ("kv.cu", "gather_kernel", (r"LDG.E.*\.128", r"STG.E.*\.128"), 40),
 ]

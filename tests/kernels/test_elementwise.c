@@ -1,4 +1,4 @@
-/* test_elementwise.c - norm, rotation, activation and copies against their definitions. */
+/* test_elementwise.c - norm, activation and copies against their definitions. */
 #include "tests/check.h"
 #include "tests/definitions/basic.h"
 #include "tests/kernels/helpers_act.h"
@@ -94,100 +94,6 @@ static void test_add_rmsnorm_leaves_the_sum_and_its_norm(void **state)
         check_add_rmsnorm(&variants[v], 5, 83);
         check_add_rmsnorm(&variants[v], 33, 1032);
         check_add_rmsnorm(&variants[v], 2, 4096);
-    }
-}
-
-static void check_rope(const struct variant *variant, int rows, int heads, int head_dim)
-{
-    uint64_t seed = 5;
-    struct device *dev = act_device(variant, 2);
-    size_t n = (size_t)rows * (size_t)heads * (size_t)head_dim;
-    struct act x = act_random(variant->dtype, n, 1.0f, &seed);
-    struct act moved = act_zeros(variant->dtype, n);
-    double *expected = calloc(n, sizeof(*expected));
-    int32_t positions[40];
-    float inv_freq[OP_MAX_HEAD_DIM / 2];
-    size_t act_size = dtype_bytes(variant->dtype), d = (size_t)head_dim;
-    struct rope args = {
-        .out = moved.act,
-        .x = x.act,
-        .positions = positions,
-        .inv_freq = inv_freq,
-        .row_stride = d, /* heads outermost, like the keys of a layer */
-        .head_stride = d * (size_t)rows,
-        .rows = rows,
-        .heads = heads,
-        .head_dim = head_dim,
-    };
-
-    CHECK(expected && rows <= 40);
-    for (int r = 0; r < rows; r++) {
-        positions[r] = r < 2 ? r : test_below(&seed, 131072);
-    }
-    for (int i = 0; i < head_dim / 2; i++) {
-        inv_freq[i] = 1.0f / powf(500000.0f, 2.0f * (float)i / (float)head_dim);
-    }
-    define_rope(expected, x.f32, positions, inv_freq, rows, heads, head_dim);
-    CHECK_OK(op_rope(dev, &args));
-
-    args.out = x.act; /* in place */
-    args.row_stride = d * (size_t)heads;
-    args.head_stride = d;
-    CHECK_OK(op_rope(dev, &args));
-    for (int r = 0; r < rows; r++) {
-        for (int h = 0; h < heads; h++) {
-            CHECK(memcmp((char *)x.act + (size_t)(r * heads + h) * d * act_size,
-                         (char *)moved.act + (size_t)(h * rows + r) * d * act_size,
-                         d * act_size) == 0);
-        }
-    }
-    check_close(variant, "rope", &x, expected, 1.0);
-    free(expected);
-    act_free(&moved);
-    act_free(&x);
-    device_close(dev);
-}
-
-static void test_rope_turns_pairs_and_places_heads(void **state)
-{
-    (void)state;
-    for (int v = 0; v < n_variants; v++) {
-        check_rope(&variants[v], 1, 1, 8);
-        check_rope(&variants[v], 7, 3, 24);
-        check_rope(&variants[v], 40, 8, 128);
-        check_rope(&variants[v], 3, 2, 256);
-    }
-}
-
-static void check_rope_copy(const struct variant *variant)
-{
-    enum { ROWS = 2, HEADS = 3, DIM = 8, N = ROWS * HEADS * DIM };
-    uint64_t seed = 4;
-    struct device *dev = act_device(variant, 1);
-    struct act x = act_random(variant->dtype, N, 1.0f, &seed);
-    struct act out = act_zeros(variant->dtype, N);
-    struct rope args = {
-        .out = out.act,
-        .x = x.act,
-        .row_stride = HEADS * (size_t)DIM,
-        .head_stride = DIM,
-        .rows = ROWS,
-        .heads = HEADS,
-        .head_dim = DIM,
-    };
-
-    CHECK_OK(op_rope(dev, &args));
-    CHECK(memcmp(out.act, x.act, N * dtype_bytes(variant->dtype)) == 0);
-    act_free(&out);
-    act_free(&x);
-    device_close(dev);
-}
-
-static void test_rope_without_positions_only_copies(void **state)
-{
-    (void)state;
-    for (int v = 0; v < n_variants; v++) {
-        check_rope_copy(&variants[v]);
     }
 }
 
@@ -358,8 +264,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rmsnorm_divides_by_the_root_mean_square),
         cmocka_unit_test(test_add_rmsnorm_leaves_the_sum_and_its_norm),
-        cmocka_unit_test(test_rope_turns_pairs_and_places_heads),
-        cmocka_unit_test(test_rope_without_positions_only_copies),
         cmocka_unit_test(test_silu_mul_gates_to_relative_accuracy),
         cmocka_unit_test(test_silu_mul_of_extreme_gates_is_finite),
         cmocka_unit_test(test_add_is_exact),
