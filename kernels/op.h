@@ -148,7 +148,7 @@ struct attention {
     size_t kv_stride;         /* elements */
     const int32_t *q_index;   /* (rows) ascending, or NULL */
     const int32_t *positions; /* (n_keys) ascending original positions */
-    float *lse;               /* (q_heads, rows) log of the sum of exponentials, or NULL */
+    float *lse;               /* (rows, q_heads) log of the sum of exponentials, or NULL */
     int first_row;
     int rows, n_keys; /* keys at and past n_keys are not there yet */
     int q_heads, kv_heads, head_dim;
@@ -158,7 +158,7 @@ status op_attention(struct device *dev, const struct attention *args);
 
 /* out[h][j] = sum over the last `window` rows of the softmax probability that row gives key j,
  * times the row's weight, j < n_keys - window (algorithms: "window score").  The softmax runs
- * over all visible keys.
+ * over all visible keys, which are read once where their sums are known, else twice.
  * out (q_heads, n_keys - window) float32; q (window, q_heads, head_dim) act, rotated. */
 struct window_scores {
     float *out;
@@ -167,6 +167,7 @@ struct window_scores {
     size_t kv_stride;
     const int32_t *positions; /* (n_keys) */
     const float *weights;     /* (window), or NULL: 1 each */
+    const float *lse;         /* (window, q_heads) of op_attention(); NULL: found first */
     int window, n_keys;
     int q_heads, kv_heads, head_dim;
     int sliding_window;
@@ -187,7 +188,7 @@ struct column_sums {
     const void *k;            /* (kv_heads, >= n_keys, head_dim) act, heads kv_stride apart */
     size_t kv_stride;         /* elements */
     const int32_t *positions; /* (n_keys) ascending original positions */
-    const float *lse;         /* (q_heads, rows) of op_attention(); NULL: found first */
+    const float *lse;         /* (rows, q_heads) of op_attention(); NULL: found first */
     int first_row, rows, n_keys;
     int open_rows, fresh, n_local;
     int q_heads, kv_heads, head_dim;

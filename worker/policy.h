@@ -22,6 +22,7 @@ struct policy_layer {
     const void *k, *v;        /* (kv heads, rows, head_dim), heads kv_stride elements apart */
     size_t kv_stride;
     const void *window_q;     /* (window, query heads, head_dim): the last rows' queries, rotated */
+    const float *window_lse;  /* (window, query heads) their attention's, or NULL: it did not run */
     float *sums;              /* what score_add_rows() added up; NULL: the layer drops no rows */
     const float *scores;      /* (query heads, rows) of SLICE_SCORES; NULL: there were none */
     const int32_t *positions; /* (rows) original positions */

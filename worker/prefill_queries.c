@@ -90,6 +90,7 @@ struct policy_layer prefill_describe_layer(const struct prompt_phase *phase,
         .v = phase->v,
         .kv_stride = phase_kv_stride(phase->member),
         .window_q = phase->window_q,
+        .window_lse = slice->kind == SLICE_WHOLE ? phase->window_lse : NULL,
         .sums = drops_by_sums(phase, slice) ? phase->sums : NULL,
         .scores = slice->apart ? phase->columns.near : NULL,
         .positions = phase->positions,
@@ -144,16 +145,22 @@ status prefill_window_of_keys(const struct prompt_phase *phase, const struct sli
 status prefill_window_of_chunk(const struct prompt_phase *phase, const struct slice *slice)
 {
     const struct member *member = phase->member;
+    const struct scratch *s = member->scratch;
+    size_t heads = (size_t)member->model->split.query_heads;
+    size_t row_bytes = phase_query_elements(member->model) * phase_act_bytes(member);
     int first;
 
     if (!chunk_in_window(phase, slice, &first)) {
         return STATUS_OK;
     }
-    size_t row_bytes = phase_query_elements(member->model) * phase_act_bytes(member);
-    const char *q = (const char *)member->scratch->q + (size_t)(first - slice->begin) * row_bytes;
+    size_t from = (size_t)(first - slice->begin), rows = (size_t)(slice->end - first);
+    size_t to = (size_t)(first - window_begin(phase, slice));
+    status st = device_copy(member->dev, (char *)phase->window_q + to * row_bytes,
+                            (const char *)s->q + from * row_bytes, rows * row_bytes);
 
-    return device_copy(member->dev, window_row(phase, slice, first), q,
-                       (size_t)(slice->end - first) * row_bytes);
+    return st ? st
+              : device_copy(member->dev, phase->window_lse + to * heads, s->lse + from * heads,
+                            rows * heads * sizeof(*s->lse));
 }
 
 static struct columns_chunk chunk_of(const struct prompt_phase *phase, const struct slice *slice,

@@ -5,6 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of one prompt: (row, query head) pairs of its window. */
+static size_t window_pairs(const struct model *model)
+{
+    return (size_t)SLICE_WINDOW_ROWS * (size_t)model->split.query_heads;
+}
+
 void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows, uint64_t *hidden,
                    uint64_t *layer_kv, uint64_t *rest)
 {
@@ -14,15 +20,16 @@ void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows,
     *layer_kv = 2 * rows * phase_key_elements(model) * dtype_bytes(dtype);
     *rest = 5 * rows * sizeof(int32_t);
     *rest += rows * phase_key_elements(model) * dtype_bytes(dtype); /* keys before rotation */
-    *rest += (size_t)PLAN_MAX_PROMPTS * SLICE_WINDOW_ROWS * phase_query_elements(model) *
-             dtype_bytes(dtype);
+    *rest += PLAN_MAX_PROMPTS * window_pairs(model) *
+             ((size_t)model->config.head_dim * dtype_bytes(dtype) + sizeof(float));
     *rest += columns_bytes(model, prompt_rows);
     *rest += flight_bytes(model);
 }
 
 static size_t window_bytes(const struct member *member)
 {
-    return SLICE_WINDOW_ROWS * phase_query_elements(member->model) * phase_act_bytes(member);
+    return window_pairs(member->model) * (size_t)member->model->config.head_dim *
+           phase_act_bytes(member);
 }
 
 static status allocate(struct prompt_memory *memory, struct member *member)
@@ -46,6 +53,8 @@ static status allocate(struct prompt_memory *memory, struct member *member)
         {&memory->next_positions, list, "next positions"},
         {&memory->chosen, list, "chosen rows"},
         {&memory->window_q, PLAN_MAX_PROMPTS * window_bytes(member), "window queries"},
+        {&memory->window_lse, PLAN_MAX_PROMPTS * window_pairs(member->model) * sizeof(float),
+         "normalisers of the window"},
     };
 
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
@@ -87,6 +96,7 @@ status prefill_create(struct prompt_phases **out, struct member *member, struct 
             .cache = cache,
             .flight = &all->flight,
             .window_q = (char *)all->memory.window_q + i * window_bytes(member),
+            .window_lse = all->memory.window_lse + i * window_pairs(member->model),
         };
     }
     *out = all;
@@ -117,6 +127,7 @@ void prefill_destroy(struct prompt_phases *all)
     device_free(dev, memory->next_positions);
     device_free(dev, memory->chosen);
     device_free(dev, memory->window_q);
+    device_free(dev, memory->window_lse);
     columns_destroy(&memory->columns, dev);
     free(memory->host_positions);
     free(memory->host_list);

@@ -27,6 +27,7 @@ struct prompt_memory {
     int32_t *next_positions; /* (rows) */
     int32_t *chosen;         /* (rows) */
     void *window_q;          /* (PLAN_MAX_PROMPTS, SLICE_WINDOW_ROWS, query heads, head_dim) */
+    float *window_lse;       /* (PLAN_MAX_PROMPTS, SLICE_WINDOW_ROWS, query heads) */
     struct columns columns;
     int32_t *host_positions; /* (rows) */
     int32_t *host_list;      /* (rows) */
@@ -69,6 +70,7 @@ struct prompt_phase {
     int32_t *next_positions; /* (rows): those of the chosen rows */
     int32_t *chosen;         /* (rows): rows that go on from a layer that drops some */
     void *window_q;          /* (SLICE_WINDOW_ROWS, query heads, head_dim), its own */
+    float *window_lse;       /* (SLICE_WINDOW_ROWS, query heads) of their attention, if it ran */
     struct columns columns;  /* for methods that choose by all rows */
     int32_t *host_positions; /* (rows): mirror of positions */
     int32_t *host_list;      /* (rows): a list of rows, then of their positions */
@@ -124,7 +126,7 @@ status prefill_project_queries(const struct prompt_phase *phase, int layer,
  * needed now. */
 status prefill_window_of_keys(const struct prompt_phase *phase, const struct slice *slice);
 
-/* SLICE_WHOLE: the window's queries are among those of the chunk. */
+/* SLICE_WHOLE: the window's queries are among those of the chunk, whose attention is done. */
 status prefill_window_of_chunk(const struct prompt_phase *phase, const struct slice *slice);
 
 /* SLICE_KEYS: column sums need the queries of rows that nothing else needs. */

@@ -23,7 +23,7 @@ struct scratch {
     void *k, *v;     /* kv heads * head_dim, act */
     void *attended;  /* query heads * head_dim, act */
     void *ranked;    /* (2, max_context, head_dim): keys and values of one head, ranked.h */
-    float *lse;      /* (query heads, SLICE_ROWS): of the rows' attention */
+    float *lse;      /* (SLICE_ROWS, query heads): of the rows' attention */
     void *gate, *up; /* MLP columns, act */
     float *partial;  /* hidden: this rank's summand of a projection */
     float *residual; /* hidden: chosen rows of a chunk, or the rows of a decode step */

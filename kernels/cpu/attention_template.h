@@ -224,7 +224,7 @@ static void attention_store_rows(const struct attention_item *item,
             size_t h = (size_t)item->kv_head * (size_t)sh->group + (size_t)(f % sh->group);
             double log2_peak = (double)(my->peak[r] * sh->to_log2);
 
-            args->lse[h * (size_t)args->rows + (size_t)(f / sh->group)] =
+            args->lse[(size_t)(f / sh->group) * (size_t)args->q_heads + h] =
                 (float)(log2_peak * 0.6931471805599453 + log(sum));
         }
     }

@@ -141,8 +141,12 @@ static void find_lse(const struct sums *s)
 
 static void scale_lse(const struct sums *s)
 {
-    for (size_t i = 0; i < (size_t)s->args->q_heads * (size_t)s->args->rows; i++) {
-        s->lse[i] = (float)((double)s->args->lse[i] * 1.4426950408889634);
+    size_t rows = (size_t)s->args->rows, heads = (size_t)s->args->q_heads;
+
+    for (size_t i = 0; i < rows * heads; i++) {
+        double lse = (double)s->args->lse[i];
+
+        s->lse[i % heads * rows + i / heads] = (float)(lse * 1.4426950408889634);
     }
 }
 

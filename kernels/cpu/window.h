@@ -1,10 +1,10 @@
 /*
- * window.h - window scores in two passes over blocks of keys.
+ * window.h - window scores in passes over blocks of keys.
  *
  * The rows of one KV head are flattened head by head: row f is head f / window of the group,
- * window row f % window.  Pass one finds each row's peak and sum in every block; the blocks are
- * combined in ascending order; pass two adds the probabilities up, window rows ascending.  All
- * products are float32.
+ * window row f % window.  Where the rows' attention did not leave their sums, a first pass finds
+ * each row's peak and sum in every block, and the blocks are combined in ascending order.  The
+ * last pass adds the probabilities up, window rows ascending.  All products are float32.
  */
 #ifndef KERNELS_CPU_WINDOW_H
 #define KERNELS_CPU_WINDOW_H
@@ -27,8 +27,10 @@ struct window_block {
     int rows;            /* group * window */
     const float *q;      /* (rows, head_dim), and zeros up to a multiple of every BLOCK_ROWS */
     const int32_t *from; /* (window) first visible key */
-    float *peak;         /* (rows) largest score, of the block or of all keys */
-    float *sum;          /* (rows) sum of 2^(c s - c peak) of the block, or 1 / that of all keys */
+    float *peak;         /* (rows) largest score of the block */
+    float *sum;          /* (rows) of the block: of 2^(c s - c peak) */
+    const float *offset; /* (rows) probabilities are scale 2^(c s - offset) */
+    const float *scale;
 };
 
 struct window_kernels {

@@ -1,5 +1,5 @@
-/* window_scores.c - how much the last rows of a prompt look at each earlier key: the two passes
- * of window.h over all KV heads and blocks of keys. */
+/* window_scores.c - how much the last rows of a prompt look at each earlier key: the passes of
+ * window.h over all KV heads and blocks of keys. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/window.h"
 
@@ -7,7 +7,7 @@
 #include <math.h>
 #include <omp.h>
 
-/* Everything both passes share; sizes in floats. */
+/* Everything that passes share; sizes in floats. */
 struct passes {
     const struct window_scores *args;
     enum dtype dtype;
@@ -16,7 +16,7 @@ struct passes {
     size_t q_size, stats_size, whole_size, scratch_size;
     float *q;       /* (kv_heads, rows padded, head_dim) */
     float *stats;   /* (blocks, kv_heads, 2, rows): peaks, sums */
-    float *whole;   /* (kv_heads, 2, rows): of all keys */
+    float *whole;   /* (kv_heads, 2, rows): offsets and scales of all keys */
     int32_t *from;  /* (window) */
     float *scratch; /* (threads) */
 };
@@ -90,8 +90,21 @@ static status passes_open(struct passes *p, struct device *dev, const struct win
     return STATUS_OK;
 }
 
-static struct window_block block_of(const struct passes *p, int kv_head, int block, float *stats)
+static float *stats_of(const struct passes *p, int kv_head, int block)
 {
+    size_t item = (size_t)block * (size_t)p->args->kv_heads + (size_t)kv_head;
+
+    return p->stats + item * 2 * (size_t)p->rows;
+}
+
+static float *whole_of(const struct passes *p, int kv_head)
+{
+    return p->whole + (size_t)kv_head * 2 * (size_t)p->rows;
+}
+
+static struct window_block block_of(const struct passes *p, int kv_head, int block)
+{
+    float *stats = stats_of(p, kv_head, block), *whole = whole_of(p, kv_head);
     int begin = block * WINDOW_BLOCK_KEYS, n = p->args->n_keys;
 
     return (struct window_block){
@@ -105,14 +118,9 @@ static struct window_block block_of(const struct passes *p, int kv_head, int blo
         .from = p->from,
         .peak = stats,
         .sum = stats + p->rows,
+        .offset = whole,
+        .scale = whole + p->rows,
     };
-}
-
-static float *stats_of(const struct passes *p, int kv_head, int block)
-{
-    size_t item = (size_t)block * (size_t)p->args->kv_heads + (size_t)kv_head;
-
-    return p->stats + item * 2 * (size_t)p->rows;
 }
 
 /* Peak and 1 / sum of every row, over the blocks in ascending order. */
@@ -120,7 +128,7 @@ static void combine(const struct passes *p, int kv_head)
 {
     /* rounded as the weights of both passes were */
     float to_log2 = (float)(1.4426950408889634 / sqrt(p->args->head_dim));
-    float *whole = p->whole + (size_t)kv_head * 2 * (size_t)p->rows;
+    float *whole = whole_of(p, kv_head);
 
     for (int f = 0; f < p->rows; f++) {
         float peak = -FLT_MAX;
@@ -137,8 +145,37 @@ static void combine(const struct passes *p, int kv_head)
 
             sum += (double)stats[p->rows + f] * exp2((double)here - (double)most);
         }
-        whole[f] = peak;
+        whole[f] = peak * to_log2;
         whole[p->rows + f] = (float)(1.0 / sum);
+    }
+}
+
+/* The same where attention has left the log of the sum. */
+static void take_lse(const struct passes *p, int kv_head)
+{
+    size_t heads = (size_t)p->args->q_heads, group = heads / (size_t)p->args->kv_heads;
+    float *whole = whole_of(p, kv_head);
+
+    for (int f = 0; f < p->rows; f++) {
+        size_t head = (size_t)kv_head * group + (size_t)(f / p->args->window);
+        size_t token = (size_t)(f % p->args->window);
+
+        whole[f] = (float)((double)p->args->lse[token * heads + head] * 1.4426950408889634);
+        whole[p->rows + f] = 1.0F;
+    }
+}
+
+/* A pass of one thread of the team over its blocks. */
+static void pass(const struct passes *p, const struct window_scratch *scratch,
+                 void (*run)(const struct window_block *, const struct window_scratch *))
+{
+    const int items = p->blocks * p->args->kv_heads;
+
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < items; i++) {
+        struct window_block block = block_of(p, i % p->args->kv_heads, i / p->args->kv_heads);
+
+        run(&block, scratch);
     }
 }
 
@@ -150,10 +187,8 @@ status cpu_window_scores(struct device *dev, const struct window_scores *args)
     if (st) {
         return st;
     }
-    const int items = p.blocks * args->kv_heads;
-
     for (int h = 0; h < args->kv_heads; h++) {
-        struct window_block block = block_of(&p, h, 0, p.whole);
+        struct window_block block = block_of(&p, h, 0);
 
         p.kernels->load_rows(&block, p.q + (size_t)h * p.q_size);
     }
@@ -161,25 +196,14 @@ status cpu_window_scores(struct device *dev, const struct window_scores *args)
     {
         struct window_scratch scratch = scratch_of(&p, omp_get_thread_num());
 
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < items; i++) {
-            int h = i % args->kv_heads, b = i / args->kv_heads;
-            struct window_block block = block_of(&p, h, b, stats_of(&p, h, b));
-
-            p.kernels->sums(&block, &scratch);
+        if (!args->lse) {
+            pass(&p, &scratch, p.kernels->sums);
         }
 #pragma omp for schedule(static)
         for (int h = 0; h < args->kv_heads; h++) {
-            combine(&p, h);
+            (args->lse ? take_lse : combine)(&p, h);
         }
-#pragma omp for schedule(dynamic, 1)
-        for (int i = 0; i < items; i++) {
-            int h = i % args->kv_heads, b = i / args->kv_heads;
-            float *whole = p.whole + (size_t)h * 2 * (size_t)p.rows;
-            struct window_block block = block_of(&p, h, b, whole);
-
-            p.kernels->scores(&block, &scratch);
-        }
+        pass(&p, &scratch, p.kernels->scores);
     }
     return STATUS_OK;
 }

@@ -61,9 +61,9 @@ static inline bool window_row(vec x[WINDOW_VECS], const struct window_block *b, 
     return true;
 }
 
-static inline vec window_weight(vec x, float to_log2, float peak)
+static inline vec window_weight(vec x, float to_log2, float offset)
 {
-    return vec_exp2(vec_fma(x, vec_set1(to_log2), vec_set1(-(peak * to_log2))));
+    return vec_exp2(vec_fma(x, vec_set1(to_log2), vec_set1(-offset)));
 }
 
 static void window_add_row(const struct window_block *b, float *lanes, const vec *x, int f)
@@ -80,7 +80,7 @@ static void window_add_row(const struct window_block *b, float *lanes, const vec
         b->peak[f] = peak;
     }
     for (int i = 0; i < WINDOW_VECS; i++) {
-        sum = vec_add(sum, window_weight(x[i], to_log2, b->peak[f]));
+        sum = vec_add(sum, window_weight(x[i], to_log2, b->peak[f] * to_log2));
     }
     vec_store(lanes, sum);
 }
@@ -149,10 +149,10 @@ static void window_scores_tile(const struct window_block *b, const struct window
             total[i] = vec_zero();
         }
         if (window_row(x, b, s, f, key)) {
-            float scale = weights ? b->sum[f] * weights[t] : b->sum[f];
+            float scale = weights ? b->scale[f] * weights[t] : b->scale[f];
 
             for (int i = 0; i < WINDOW_VECS; i++) {
-                vec p = vec_mul(window_weight(x[i], to_log2, b->peak[f]), vec_set1(scale));
+                vec p = vec_mul(window_weight(x[i], to_log2, b->offset[f]), vec_set1(scale));
 
                 total[i] = vec_add(total[i], p);
             }

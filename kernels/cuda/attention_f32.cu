@@ -159,7 +159,7 @@ static __device__ void write_row(const struct attention &args, struct row_state 
     }
     if (args.lse && part == 0) {
         size_t head = (size_t)kv_head * (size_t)group + (size_t)(number % group);
-        args.lse[head * (size_t)args.rows + (size_t)(number / group)] =
+        args.lse[(size_t)(number / group) * (size_t)args.q_heads + head] =
             (state->peak + log2f(sum)) * LN_2;
     }
 }

@@ -191,7 +191,7 @@ static __device__ __forceinline__ void write_row(const struct attention &args,
 {
     int group = args.q_heads / args.kv_heads, r = number / group, t = (int)threadIdx.x % 4;
     size_t head = (size_t)kv_head * (size_t)group + (size_t)(number % group);
-    size_t at = ((size_t)r * (size_t)args.q_heads + head) * (size_t)args.head_dim;
+    size_t pair = (size_t)r * (size_t)args.q_heads + head, at = pair * (size_t)args.head_dim;
     float sum = state->sum[half];
 
     sum += __shfl_xor_sync((unsigned)WHOLE_WARP, sum, 1);
@@ -209,8 +209,7 @@ static __device__ __forceinline__ void write_row(const struct attention &args,
         }
     }
     if (args.lse && t == 0) {
-        args.lse[head * (size_t)args.rows + (size_t)r] =
-            state->peak[half] / sqrtf((float)args.head_dim) + log2f(sum) * LN_2;
+        args.lse[pair] = state->peak[half] / sqrtf((float)args.head_dim) + log2f(sum) * LN_2;
     }
 }
 

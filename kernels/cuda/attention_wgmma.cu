@@ -197,7 +197,7 @@ static __device__ __forceinline__ void write_row(const struct attention &args,
 {
     int group = args.q_heads / args.kv_heads, r = number / group, t = (int)threadIdx.x % 4;
     size_t head = (size_t)kv_head * (size_t)group + (size_t)(number % group);
-    size_t at = ((size_t)r * (size_t)args.q_heads + head) * DIM;
+    size_t pair = (size_t)r * (size_t)args.q_heads + head, at = pair * DIM;
     float sum = state->sum[half];
 
     sum += __shfl_xor_sync((unsigned)WHOLE_WARP, sum, 1);
@@ -213,8 +213,7 @@ static __device__ __forceinline__ void write_row(const struct attention &args,
                                      state->values[n * 4 + half * 2 + 1] * scale);
     }
     if (args.lse && t == 0) {
-        args.lse[head * (size_t)args.rows + (size_t)r] =
-            state->peak[half] / sqrtf((float)DIM) + log2f(sum) * LN_2;
+        args.lse[pair] = state->peak[half] / sqrtf((float)DIM) + log2f(sum) * LN_2;
     }
 }
 

@@ -3,7 +3,6 @@
 
 status cuda_column_sums(struct device *dev, const struct column_sums *args)
 {
-    size_t n = (size_t)args->q_heads * (size_t)args->rows;
     struct columns columns = {
         .out = args->out,
         .local = args->local,
@@ -26,17 +25,5 @@ status cuda_column_sums(struct device *dev, const struct column_sums *args)
         .head_dim = args->head_dim,
         .sliding_window = args->sliding_window,
     };
-    void *memory;
-    status st = STATUS_OK;
-
-    if (!args->lse && args->rows > 0) {
-        st = cuda_workspace(dev, &memory,
-                            columns_workspace(args->q_heads, columns.rows, args->n_keys));
-        if (!st) {
-            float *lse = static_cast<float *>(memory);
-            st = columns_lse(dev, &columns, lse, lse + n);
-            columns.lse = lse;
-        }
-    }
-    return st ? st : columns_sum(dev, &columns);
+    return columns_sum(dev, &columns);
 }

@@ -89,7 +89,7 @@ static __device__ void add_tile(float *all, float *local, const float s[MINE],
         if (j < keys.from || j >= keys.to) {
             continue;
         }
-        float lse = args.lse[(size_t)head * (size_t)args.rows + (size_t)r] * LOG2_E;
+        float lse = args.lse[(size_t)r * (size_t)args.q_heads + (size_t)head] * LOG2_E;
         float p = exp2f(s[t] - lse) * (args.weights ? args.weights[r] : 1.0f);
         *all += p;
         *local += args.first_row + r - j < args.n_local ? p : 0.0f;
@@ -164,12 +164,12 @@ static __device__ void write_parts(struct columns_shared *shared, const struct p
     for (int j = 0; j < TILE_KEYS; j++) {
         join(&total, shared->peaks[threadIdx.x][j], shared->sums[threadIdx.x][j]);
     }
-    size_t at = (size_t)blockIdx.x * 2 * n + (size_t)head * (size_t)args.rows + (size_t)r;
+    size_t at = (size_t)blockIdx.x * 2 * n + (size_t)r * (size_t)args.q_heads + (size_t)head;
     out[at] = total.peak;
     out[at + n] = total.sum;
 }
 
-/* out (runs, 2, q_heads, rows): peak and sum of every row over one run of keys. */
+/* out (runs, 2, rows, q_heads): peak and sum of every row over one run of keys. */
 static __global__ void __launch_bounds__(BLOCK, 4) parts_kernel(struct columns args, float *out)
 {
     auto *shared = gpu_shared<struct columns_shared>();
@@ -199,7 +199,7 @@ static __global__ void __launch_bounds__(BLOCK, 4) parts_kernel(struct columns a
     write_parts(shared, parts, out, args, head, row);
 }
 
-/* A thread for each (head, row). */
+/* A thread for each (row, head). */
 static __global__ void lse_kernel(float *lse, const float *parts, size_t n, int runs)
 {
     size_t i = gpu_thread();
@@ -227,33 +227,39 @@ size_t columns_workspace(int q_heads, int rows, int n_keys)
     return (1 + 2 * runs) * (size_t)q_heads * (size_t)rows * sizeof(float);
 }
 
-status columns_lse(struct device *dev, const struct columns *args, float *lse, float *workspace)
+/* args->lse = the normalisers, in the workspace. */
+static status find_lse(struct device *dev, struct columns *args)
 {
     size_t n = (size_t)args->q_heads * (size_t)args->rows;
     dim3 grid(columns_runs(args), (unsigned)args->q_heads,
               cuda_blocks((size_t)args->rows, TILE_ROWS));
+    void *memory;
+    status st =
+        cuda_workspace(dev, &memory, columns_workspace(args->q_heads, args->rows, args->n_keys));
 
+    if (st) {
+        return st;
+    }
+    float *lse = static_cast<float *>(memory), *parts = lse + n;
     if (cuda_is_narrow(dev)) {
-        status st = columns_mma_parts(dev, args, workspace);
+        st = columns_mma_parts(dev, args, parts);
         if (st) {
             return st;
         }
     } else {
         GPU_LAUNCH(parts_kernel, grid, BLOCK, sizeof(struct columns_shared), cuda_stream(dev),
-                   *args, workspace);
+                   *args, parts);
     }
     GPU_LAUNCH(lse_kernel, cuda_blocks(n, BLOCK), BLOCK, 0, cuda_stream(dev), lse,
-               (const float *)workspace, n, (int)columns_runs(args));
+               (const float *)parts, n, (int)columns_runs(args));
+    args->lse = lse;
     return cuda_launched("normalisers");
 }
 
-status columns_sum(struct device *dev, const struct columns *args)
+static status sum(struct device *dev, const struct columns *args)
 {
     dim3 grid(cuda_blocks((size_t)args->n_out, TILE_KEYS), (unsigned)args->q_heads);
 
-    if (args->n_out == 0) {
-        return STATUS_OK;
-    }
     if (cuda_is_narrow(dev)) {
         status st = columns_mma_sums(dev, args);
         if (st) {
@@ -264,4 +270,18 @@ status columns_sum(struct device *dev, const struct columns *args)
                    *args);
     }
     return cuda_launched("column sums");
+}
+
+status columns_sum(struct device *dev, const struct columns *args)
+{
+    struct columns known = *args;
+    status st = STATUS_OK;
+
+    if (args->n_out == 0) {
+        return STATUS_OK;
+    }
+    if (!args->lse && args->rows > 0) {
+        st = find_lse(dev, &known);
+    }
+    return st ? st : sum(dev, &known);
 }

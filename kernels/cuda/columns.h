@@ -1,6 +1,7 @@
 /*
- * columns.h - attention seen by its keys: normalisers of rows over all their keys, then how much
- * of every row's attention each key gets.  The matrix itself never exists.
+ * columns.h - attention seen by its keys: normalisers of rows over all their keys, unless their
+ * attention left them, then how much of every row's attention each key gets.  The matrix itself
+ * never exists.
  *
  * Shared by op_window_scores() and op_column_sums().
  */
@@ -21,7 +22,7 @@ struct columns {
     size_t kv_stride;
     const int32_t *positions;
     const float *weights;
-    const float *lse; /* (q_heads, rows) */
+    const float *lse; /* (rows, q_heads) normalisers; NULL: found first */
     int n_out;
     int first_row, rows, n_keys;
     int open_rows, fresh, n_local;
@@ -32,10 +33,8 @@ struct columns {
 /* Adds to out (keys below args->fresh) or sets it. */
 status columns_sum(struct device *dev, const struct columns *args);
 
-/* Bytes of the normalisers (q_heads, rows), and behind them of what columns_lse() works in. */
+/* Bytes of normalisers that are found first, and behind them of what that takes. */
 size_t columns_workspace(int q_heads, int rows, int n_keys);
-/* The normalisers into `lse`. */
-status columns_lse(struct device *dev, const struct columns *args, float *lse, float *workspace);
 
 /* The tensor-core parts of both, for bfloat16 and float16. */
 unsigned columns_runs(const struct columns *args);

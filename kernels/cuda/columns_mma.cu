@@ -129,7 +129,7 @@ static __device__ void load_rows(struct sums_shared<T, DIM> *shared, const struc
     if (threadIdx.x < ROWS) {
         int r = row + (int)threadIdx.x;
         bool here = r < walk.end;
-        size_t at = (size_t)head * (size_t)args.rows + (size_t)r;
+        size_t at = (size_t)r * (size_t)args.q_heads + (size_t)head;
 
         shared->rows[stage][threadIdx.x] = {
             here ? columns_keys_of(args, r) : span{0, 0}, here ? args.lse[at] * LOG2_E : 0.0f,
@@ -297,14 +297,14 @@ static __device__ __forceinline__ void add_keys(float *peak, float *sum, const f
     *sum = total;
 }
 
-/* The four lanes of a pair, joined; out (runs, 2, q_heads, rows). */
+/* The four lanes of a pair, joined; out (runs, 2, rows, q_heads). */
 static __device__ void write_part(float *out, float peak, float sum, const struct columns &args,
                                   int head, int number)
 {
     int group = args.q_heads / args.kv_heads, r = number / group;
     size_t n = (size_t)args.q_heads * (size_t)args.rows;
-    size_t at = (size_t)blockIdx.x * 2 * n + (size_t)(head + number % group) * (size_t)args.rows +
-                (size_t)r;
+    size_t at = (size_t)blockIdx.x * 2 * n + (size_t)r * (size_t)args.q_heads +
+                (size_t)(head + number % group);
 
     for (int by = 1; by <= 2; by *= 2) {
         float other_peak = __shfl_xor_sync((unsigned)WHOLE_WARP, peak, by);

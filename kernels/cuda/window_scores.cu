@@ -4,7 +4,6 @@
 status cuda_window_scores(struct device *dev, const struct window_scores *args)
 {
     int earlier = args->n_keys - args->window;
-    size_t n = (size_t)args->q_heads * (size_t)args->window;
     struct columns columns = {
         .out = args->out,
         .local = nullptr,
@@ -14,7 +13,7 @@ status cuda_window_scores(struct device *dev, const struct window_scores *args)
         .kv_stride = args->kv_stride,
         .positions = args->positions,
         .weights = args->weights,
-        .lse = nullptr,
+        .lse = args->lse,
         .n_out = earlier,
         .first_row = earlier,
         .rows = args->window,
@@ -27,15 +26,5 @@ status cuda_window_scores(struct device *dev, const struct window_scores *args)
         .head_dim = args->head_dim,
         .sliding_window = args->sliding_window,
     };
-    void *memory;
-    status st =
-        cuda_workspace(dev, &memory, columns_workspace(args->q_heads, columns.rows, args->n_keys));
-
-    if (st) {
-        return st;
-    }
-    float *lse = static_cast<float *>(memory);
-    columns.lse = lse;
-    st = columns_lse(dev, &columns, lse, lse + n);
-    return st ? st : columns_sum(dev, &columns);
+    return columns_sum(dev, &columns);
 }

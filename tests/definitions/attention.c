@@ -64,7 +64,7 @@ void define_attention(double *out, double *lse, const struct attention *args)
         int i = args->q_index ? args->q_index[r] : args->first_row + r;
 
         for (int h = 0; h < args->q_heads; h++) {
-            size_t at = ((size_t)r * (size_t)args->q_heads + (size_t)h) * (size_t)d;
+            size_t pair = (size_t)r * (size_t)args->q_heads + (size_t)h, at = pair * (size_t)d;
             size_t head = (size_t)(h / group) * args->kv_stride;
             const float *q = (const float *)args->q + at;
             const float *k = (const float *)args->k + head;
@@ -74,7 +74,7 @@ void define_attention(double *out, double *lse, const struct attention *args)
                            ? dot(q, k + (size_t)j * (size_t)d, d) / sqrt(d)
                            : -INFINITY;
             }
-            lse[(size_t)h * (size_t)args->rows + (size_t)r] = softmax(p, i + 1);
+            lse[pair] = softmax(p, i + 1);
             attend(out + at, p, (const float *)args->v + head, i + 1, d);
         }
     }

@@ -9,7 +9,7 @@
 
 #include "kernels/op.h"
 
-/* out (rows, q_heads, head_dim); lse (q_heads, rows). */
+/* out (rows, q_heads, head_dim); lse (rows, q_heads). */
 void define_attention(double *out, double *lse, const struct attention *args);
 
 /* out (q_heads, n_keys - window). */

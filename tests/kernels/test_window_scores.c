@@ -3,6 +3,7 @@
 #include "tests/definitions/attention.h"
 #include "tests/kernels/helpers_act.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,7 @@ struct shape {
 
 struct problem {
     struct act q, k;
-    float *out, *weights;
+    float *out, *weights, *lse;
     int32_t *positions;
     size_t n_out;
     struct window_scores args;
@@ -29,9 +30,11 @@ static struct problem problem_make(enum dtype dtype, const struct shape *s, uint
     p.out = calloc(p.n_out + 1, sizeof(float));
     p.positions = calloc((size_t)s->n_keys, sizeof(int32_t));
     p.weights = calloc((size_t)s->window, sizeof(float));
+    p.lse = calloc((size_t)s->window * (size_t)s->q_heads, sizeof(float));
     assert_non_null(p.out);
     assert_non_null(p.positions);
     assert_non_null(p.weights);
+    assert_non_null(p.lse);
     for (int t = 0; t < s->window; t++) {
         p.weights[t] = 1.0f + 0.2f * (float)t;
     }
@@ -62,6 +65,7 @@ static void problem_free(struct problem *p)
     free(p->out);
     free(p->positions);
     free(p->weights);
+    free(p->lse);
 }
 
 static const struct shape shapes[] = {
@@ -71,10 +75,44 @@ static const struct shape shapes[] = {
     {3, 70, 3, 1, 104, 17},  {33, 130, 8, 2, 200, 60},
 };
 
-static void check_shape(struct device *dev, const struct variant *variant, size_t n, bool weighted)
+/* p->lse = what the attention of the window's rows leaves. */
+static void attend(struct device *dev, struct problem *p)
+{
+    const struct window_scores *args = &p->args;
+    void *out = calloc(p->q.n, sizeof(float));
+
+    assert_non_null(out);
+    CHECK_OK(op_attention(dev, &(struct attention){
+                                   .out = out,
+                                   .q = args->q,
+                                   .k = args->k,
+                                   .v = args->k,
+                                   .kv_stride = args->kv_stride,
+                                   .positions = args->positions,
+                                   .lse = p->lse,
+                                   .first_row = args->n_keys - args->window,
+                                   .rows = args->window,
+                                   .n_keys = args->n_keys,
+                                   .q_heads = args->q_heads,
+                                   .kv_heads = args->kv_heads,
+                                   .head_dim = args->head_dim,
+                                   .sliding_window = args->sliding_window,
+                               }));
+    free(out);
+}
+
+/* What is compared with the definition. */
+struct how {
+    bool weighted;
+    bool attended; /* the sums of the rows' attention are given */
+    float scale;   /* too large by this factor, which makes the scores as much smaller */
+};
+
+static void check_shape(struct device *dev, const struct variant *variant, size_t n,
+                        const struct how *how)
 {
     struct problem p = problem_make(variant->dtype, &shapes[n], n);
-    p.args.weights = weighted ? p.weights : NULL;
+    p.args.weights = how->weighted ? p.weights : NULL;
     struct window_scores defined = p.args;
     double *expected = calloc(p.n_out + 1, sizeof(double));
 
@@ -82,6 +120,16 @@ static void check_shape(struct device *dev, const struct variant *variant, size_
     defined.q = p.q.f32;
     defined.k = p.k.f32;
     define_window_scores(expected, &defined);
+    if (how->attended) {
+        attend(dev, &p);
+        p.args.lse = p.lse;
+    }
+    for (size_t i = 0; i < (size_t)(p.args.window * p.args.q_heads); i++) {
+        p.lse[i] += logf(how->scale);
+    }
+    for (size_t i = 0; i < p.n_out; i++) {
+        expected[i] /= (double)how->scale;
+    }
     CHECK_OK(op_window_scores(dev, &p.args));
     double worst = act_worst(p.out, expected, p.n_out, 1e-6);
     if (!(worst < 1e-5)) {
@@ -92,13 +140,13 @@ static void check_shape(struct device *dev, const struct variant *variant, size_
     problem_free(&p);
 }
 
-static void check_shapes(bool weighted)
+static void check_shapes(const struct how *how)
 {
     for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
         for (size_t n = 0; n < sizeof(shapes) / sizeof(shapes[0]); n++) {
-            check_shape(dev, &variants[i], n, weighted);
+            check_shape(dev, &variants[i], n, how);
         }
         device_close(dev);
     }
@@ -107,13 +155,20 @@ static void check_shapes(bool weighted)
 static void test_window_scores_match_their_definition(void **state)
 {
     (void)state;
-    check_shapes(false);
+    check_shapes(&(struct how){.scale = 1.0f});
 }
 
 static void test_rows_count_by_their_weights(void **state)
 {
     (void)state;
-    check_shapes(true);
+    check_shapes(&(struct how){.weighted = true, .scale = 1.0f});
+}
+
+/* So the keys need not be read for them: sums that are too large are not found out. */
+static void test_sums_of_attention_are_taken_as_they_are(void **state)
+{
+    (void)state;
+    check_shapes(&(struct how){.weighted = true, .attended = true, .scale = 4.0f});
 }
 
 /* A long window scores chunk by chunk, by the sums of its rows' columns. */
@@ -177,25 +232,35 @@ static void test_sums_of_chunks_are_the_scores_of_their_window(void **state)
     }
 }
 
+static void check_threads(const struct variant *variant, bool attended)
+{
+    struct shape s = {8, 3000, 4, 2, 32, 0};
+    struct problem p = problem_make(variant->dtype, &s, 3);
+    float *first = calloc(p.n_out, sizeof(float));
+
+    assert_non_null(first);
+    for (int threads = 1; threads <= 3; threads++) {
+        struct device *dev = act_device(variant, threads);
+
+        if (attended) {
+            attend(dev, &p);
+            p.args.lse = p.lse;
+        }
+        p.args.out = threads == 1 ? first : p.out;
+        CHECK_OK(op_window_scores(dev, &p.args));
+        CHECK(threads == 1 || memcmp(first, p.out, p.n_out * sizeof(float)) == 0);
+        device_close(dev);
+    }
+    free(first);
+    problem_free(&p);
+}
+
 static void test_threads_do_not_change_a_bit(void **state)
 {
     (void)state;
     for (int i = 0; i < n_variants; i++) {
-        struct shape s = {8, 3000, 4, 2, 32, 0};
-        struct problem p = problem_make(variants[i].dtype, &s, 3);
-        float *first = calloc(p.n_out, sizeof(float));
-
-        assert_non_null(first);
-        for (int threads = 1; threads <= 3; threads++) {
-            struct device *dev = act_device(&variants[i], threads);
-
-            p.args.out = threads == 1 ? first : p.out;
-            CHECK_OK(op_window_scores(dev, &p.args));
-            CHECK(threads == 1 || memcmp(first, p.out, p.n_out * sizeof(float)) == 0);
-            device_close(dev);
-        }
-        free(first);
-        problem_free(&p);
+        check_threads(&variants[i], false);
+        check_threads(&variants[i], true);
     }
 }
 
@@ -204,6 +269,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_window_scores_match_their_definition),
         cmocka_unit_test(test_rows_count_by_their_weights),
+        cmocka_unit_test(test_sums_of_attention_are_taken_as_they_are),
         cmocka_unit_test(test_sums_of_chunks_are_the_scores_of_their_window),
         cmocka_unit_test(test_threads_do_not_change_a_bit),
     };

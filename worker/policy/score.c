@@ -36,6 +36,7 @@ static status window_scores(struct member *member, const struct policy_layer *la
                                     .k = layer->k,
                                     .kv_stride = layer->kv_stride,
                                     .positions = layer->positions,
+                                    .lse = layer->window_lse,
                                     .window = layer->params->window,
                                     .n_keys = layer->rows,
                                     .q_heads = split->query_heads,
