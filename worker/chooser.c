@@ -65,6 +65,7 @@ status chooser_begin(struct chooser *chooser, struct sequence *sequence, const i
     return penalties_begin(chooser->penalties, sequence, prompt, n);
 }
 
+/* The row is there after the next wait. */
 static status report_logits(struct chooser *chooser, const struct sequence *sequence, int row,
                             bool prompt)
 {
@@ -80,8 +81,22 @@ static status report_logits(struct chooser *chooser, const struct sequence *sequ
         results_failed(chooser->results, sequence->slot);
         return STATUS_OK; /* it is chosen for as on the ranks that have the memory */
     }
-    return device_download(member->dev, values, member->scratch->logits + (size_t)row * n,
-                           n * sizeof(*values));
+    return device_fetch(member->dev, values, member->scratch->logits + (size_t)row * n,
+                        n * sizeof(*values));
+}
+
+/* The one wait of a step: for its tokens, and for the rows of logits that are asked for. */
+static status wait_for_tokens(struct chooser *chooser, struct sequence *const *rows, int n,
+                              bool prompt)
+{
+    status st = STATUS_OK;
+
+    for (int i = 0; !st && i < n; i++) {
+        st = report_logits(chooser, rows[i], i, prompt);
+    }
+    /* also where one failed: nothing may arrive in the memory of the others later */
+    status waited = device_sync(chooser->member->dev);
+    return st ? st : waited;
 }
 
 /* Which rows want log-probabilities. */
@@ -100,7 +115,7 @@ static int list_wanted(struct logprobs_row *wanted, struct sequence *const *rows
 
 /* ids (n) = the next tokens, and found (n) their log-probabilities; NULL where not asked for. */
 static status choose(struct chooser *chooser, int32_t *ids, struct logprobs_found **found,
-                     struct sequence *const *rows, int n)
+                     struct sequence *const *rows, int n, bool prompt)
 {
     struct member *member = chooser->member;
     struct sampler_row draws[SCRATCH_DECODE_ROWS];
@@ -128,7 +143,7 @@ static status choose(struct chooser *chooser, int32_t *ids, struct logprobs_foun
         st = logprobs_begin(chooser->logprobs, &step);
     }
     if (!st) {
-        st = device_sync(member->dev);
+        st = wait_for_tokens(chooser, rows, n, prompt);
     }
     if (!st) {
         st = sampler_end(chooser->sampler, ids, n);
@@ -141,14 +156,8 @@ status chooser_next(struct chooser *chooser, struct sequence *const *rows, int n
     struct member *member = chooser->member;
     struct logprobs_found *found[SCRATCH_DECODE_ROWS];
     int32_t ids[SCRATCH_DECODE_ROWS];
-    status st = STATUS_OK;
+    status st = choose(chooser, ids, found, rows, n, prompt);
 
-    for (int i = 0; !st && i < n; i++) {
-        st = report_logits(chooser, rows[i], i, prompt);
-    }
-    if (!st) {
-        st = choose(chooser, ids, found, rows, n);
-    }
     for (int i = 0; !st && i < n; i++) {
         rows[i]->token = ids[i];
         rows[i]->n_chosen++;

@@ -6,7 +6,7 @@
 #include <cstring>
 
 static constexpr size_t STAGING_HALF = (size_t)8 << 20;
-static constexpr size_t RESULTS_BYTES = (size_t)4 << 20;
+static constexpr size_t FIRST_RESULTS = (size_t)4 << 20;
 static constexpr size_t FIRST_WORKSPACE = (size_t)16 << 20;
 
 /* The index names a GPU of this machine, or the sentence says what is missing. */
@@ -67,11 +67,10 @@ static status open_memory(struct cuda_device *cuda)
         return st;
     }
     cuda->staging = static_cast<char *>(pinned);
-    st = cuda_check(cudaMallocHost(&pinned, RESULTS_BYTES), "pinned memory");
+    st = cuda_hold_results(&cuda->base, 0);
     if (st) {
         return st;
     }
-    cuda->results = static_cast<char *>(pinned);
     for (cudaEvent_t &event : cuda->sent) {
         st = cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
         if (st) {
@@ -179,6 +178,28 @@ static status cuda_sync(struct device *dev)
     return st;
 }
 
+status cuda_hold_results(struct device *dev, size_t bytes)
+{
+    struct cuda_device *cuda = cuda_device(dev);
+    size_t total = FIRST_RESULTS + bytes;
+    void *pinned;
+
+    if (total <= cuda->results_bytes) {
+        return STATUS_OK;
+    }
+    status st = cuda_sync(dev); /* what is on its way to the old one */
+    if (!st) {
+        st = cuda_check(cudaMallocHost(&pinned, total), "pinned memory");
+    }
+    if (st) {
+        return st;
+    }
+    cudaFreeHost(cuda->results);
+    cuda->results = static_cast<char *>(pinned);
+    cuda->results_bytes = total;
+    return STATUS_OK;
+}
+
 static status cuda_alloc(struct device *dev, void **out, size_t bytes, const char *what)
 {
     size_t free_bytes = 0, total = 0;
@@ -260,11 +281,11 @@ static status cuda_fetch(struct device *dev, void *to, const void *from, size_t 
     if (st) {
         return st;
     }
-    if (bytes > RESULTS_BYTES) {
+    if (bytes > cuda->results_bytes) {
         return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream),
                           "download");
     }
-    if (cuda->n_fetched == CUDA_MOST_FETCHED || bytes > RESULTS_BYTES - cuda->results_at) {
+    if (cuda->n_fetched == CUDA_MOST_FETCHED || bytes > cuda->results_bytes - cuda->results_at) {
         st = cuda_sync(dev);
     }
     if (st) {

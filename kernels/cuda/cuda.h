@@ -42,7 +42,7 @@ struct cuda_device {
     size_t staging_at;
     cudaEvent_t sent[CUDA_STAGING_HALVES];
     char *results; /* pinned: short downloads, one behind the other until the next wait */
-    size_t results_at;
+    size_t results_bytes, results_at;
     int n_fetched;
     struct cuda_fetched fetched[CUDA_MOST_FETCHED];
 };
@@ -83,6 +83,9 @@ static inline status cuda_launched(const char *what)
  * took, or if it was not called, grown rarely (which waits) and kept. */
 status cuda_workspace(struct device *dev, void **out, size_t bytes);
 status cuda_reserve(struct device *dev, const struct op_limits *limits);
+
+/* One wait brings results of so many bytes, and some more. */
+status cuda_hold_results(struct device *dev, size_t bytes);
 
 /* Bytes that the operations ask cuda_workspace() for. */
 size_t cuda_dot_scores_workspace(int kv_heads, int head_dim);

@@ -58,6 +58,10 @@ status cuda_reserve(struct device *dev, const struct op_limits *limits)
     most = larger(most, cuda_draw_workspace(OP_MAX_DECODE_ROWS, limits->vocab_rows));
     most = larger(most, cuda_logit_histogram_workspace(OP_MAX_DECODE_ROWS, limits->vocab_rows));
     status st = most > cuda->workspace_bytes ? make_workspace(dev, most) : STATUS_OK;
+    if (!st) { /* a step may be asked for all of its logits */
+        st = cuda_hold_results(dev, (size_t)OP_MAX_DECODE_ROWS * (size_t)limits->vocab_rows *
+                                        sizeof(float));
+    }
     cuda->reserved = !st;
     return st;
 }

@@ -1,6 +1,7 @@
 /* test_calls.c - what a decode step and a slice of a prompt ask of the CUDA runtime: a step does
  * not allocate, and waits once, for its tokens. */
 #include "common/slices.h"
+#include "kernels/op.h"
 #include "tests/check.h"
 #include "tests/cuda_host/cuda_host.h"
 #include "tests/worker/helpers_engine.h"
@@ -19,6 +20,7 @@ struct run {
     bool no_graphs;
     bool refused; /* graphs, of the last rank */
     bool evicts;
+    bool logits;                     /* every step's are asked for */
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
 };
@@ -88,14 +90,14 @@ static status decode(struct bench *bench, struct run *run)
 {
     uint32_t n = (uint32_t)run->slots;
     unsigned long logprobs = run->sampling.logprobs > 0;
-    unsigned long evicts = run->evicts;
+    unsigned long evicts = run->evicts, logits = run->logits ? n : 0;
     bool graphs = !run->no_graphs && !run->refused && !run->evicts;
     /* what changes from step to step; pages that the tables got, where a page was full; what tokens
      * are drawn with; likewise log-probabilities; rules of what leaves the cache, and rows that
-     * move to its places */
+     * move to its places; logits */
     const struct cuda_host_calls most = {.waits = 1,
                                          .uploads = 3 + logprobs + 2 * evicts,
-                                         .downloads = 1 + 2 * logprobs + evicts,
+                                         .downloads = 1 + 2 * logprobs + evicts + logits,
                                          .graphs = graphs};
     uint32_t slots[SAMPLES];
     struct step_result result;
@@ -110,6 +112,9 @@ static status decode(struct bench *bench, struct run *run)
         struct cuda_host_calls calls = since(&before);
         for (uint32_t i = 0; !st && i < result.n_tokens; i++) {
             run->tokens[step][result.tokens[i].slot] = result.tokens[i].id;
+        }
+        if (!st && result.n_logits != logits) {
+            st = status_fail(STATUS_INTERNAL, "%u rows of logits", result.n_logits);
         }
         if (!st && step > 1) { /* the first one runs as it is, the second one is recorded */
             st = check_most("a decode step", &calls, &most);
@@ -130,7 +135,12 @@ static status run_rank(struct comm *comm, void *context)
     struct bench bench;
     uint32_t prompt[PROMPT];
     struct plan_begin begin = {
-        .n_prompt = PROMPT, .prompt = prompt, .sampling = run->sampling, .max_rows = STEPS};
+        .n_prompt = PROMPT,
+        .prompt = prompt,
+        .sampling = run->sampling,
+        .max_rows = STEPS,
+        .trace = run->logits ? TRACE_STEP_LOGITS : 0,
+    };
     status st = bench_open(&bench, comm, &config);
 
     for (uint32_t i = 0; i < PROMPT; i++) {
@@ -205,6 +215,59 @@ static void test_a_step_with_filters_waits_once(void **state)
     run_ranks(2, &together);
 }
 
+static void test_a_step_that_reports_logits_waits_once(void **state)
+{
+    struct run alone = {.method = METHOD_FASTKV, .slots = SAMPLES, .logits = true};
+    struct run together = {.method = METHOD_FULL,
+                           .slots = SAMPLES,
+                           .logits = true,
+                           .sampling = {.top_p = 1, .logprobs = 3}};
+
+    (void)state;
+    run_ranks(1, &alone);
+    run_ranks(2, &together);
+}
+
+/* However large the vocabulary is: pinned memory is there for all rows of a step. */
+static void test_one_wait_brings_the_logits_of_a_whole_step(void **state)
+{
+    enum { ROWS = OP_MAX_DECODE_ROWS, VOCAB = 50000 };
+    const struct op_limits limits = {.chunk_rows = 1,
+                                     .keys = 1,
+                                     .q_heads = 1,
+                                     .kv_heads = 1,
+                                     .head_dim = 8,
+                                     .vocab_rows = VOCAB};
+    float *here = calloc((size_t)ROWS * VOCAB, sizeof(*here)), *there = NULL;
+    const size_t row = VOCAB * sizeof(*here);
+    struct device *dev;
+    void *memory;
+
+    (void)state;
+    assert_non_null(here);
+    CHECK_OK(device_open(&dev, "cuda", &(struct device_config){.dtype = DTYPE_F32, .threads = 1}));
+    CHECK_OK(op_reserve(dev, &limits));
+    CHECK_OK(device_alloc(dev, &memory, ROWS * row, "logits"));
+    there = memory;
+    for (int r = 0; r < ROWS; r++) {
+        here[0] = (float)(r + 1);
+        CHECK_OK(device_upload(dev, there + (size_t)r * VOCAB, here, row));
+    }
+    struct cuda_host_calls before = cuda_host_calls();
+    for (size_t r = 0; r < ROWS; r++) {
+        CHECK_OK(device_fetch(dev, here + r * VOCAB, there + r * VOCAB, row));
+    }
+    CHECK_OK(device_sync(dev));
+    struct cuda_host_calls calls = since(&before);
+    CHECK(calls.waits == 1 && calls.downloads == ROWS);
+    for (size_t r = 0; r < ROWS; r++) {
+        CHECK(here[r * VOCAB] == (float)(r + 1));
+    }
+    device_free(dev, memory);
+    device_close(dev);
+    free(here);
+}
+
 /* What leaves the cache is chosen on the device. */
 static void test_a_step_that_evicts_waits_once(void **state)
 {
@@ -257,6 +320,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_step_waits_once_and_does_not_allocate),
         cmocka_unit_test(test_a_step_with_filters_waits_once),
+        cmocka_unit_test(test_a_step_that_reports_logits_waits_once),
+        cmocka_unit_test(test_one_wait_brings_the_logits_of_a_whole_step),
         cmocka_unit_test(test_a_step_that_evicts_waits_once),
         cmocka_unit_test(test_a_graph_without_memory_is_done_without),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
