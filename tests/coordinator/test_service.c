@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RANKS = 2, WAIT_MS = 5000, SLOTS = 64, VOCAB = 10 };
+enum { RANKS = 2, WAIT_MS = 20000, SLOTS = 64, VOCAB = 10 };
 
 static const struct model_config model = {
     .name = "played",
