@@ -23,6 +23,8 @@ struct run {
     bool logits;                     /* every step's are asked for */
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
+    /* Slices of whole layers that choose, and the kernels that they took; of rank 0. */
+    unsigned long choices, kernels;
 };
 
 static struct cuda_host_calls since(const struct cuda_host_calls *before)
@@ -54,7 +56,7 @@ static status check_most(const char *what, const struct cuda_host_calls *got,
 }
 
 /* Slice by slice. */
-static status read_prompt(struct bench *bench, const struct plan_begin *begin)
+static status read_prompt(struct bench *bench, const struct plan_begin *begin, struct run *counts)
 {
     unsigned long logprobs = begin->sampling.logprobs > 0;
     const struct plan_advance advance = {.slot = begin->slot, .slices = 1};
@@ -74,9 +76,14 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin)
     slices_begin(&walk, &begin->params, &bench->model->config, (int)begin->n_prompt);
     while (!st && slices_next(&walk, &slice)) {
         struct cuda_host_calls before = cuda_host_calls();
+        unsigned long launches = cuda_host_launches();
         plan.number = bench->number++;
         st = engine_step(bench->engine, &plan, &result);
         struct cuda_host_calls calls = since(&before);
+        if (counts && slice.chooses && slice.kind == SLICE_WHOLE) {
+            counts->choices++;
+            counts->kernels += cuda_host_launches() - launches;
+        }
         bool chooses = slice.chooses, ends = walk.next.end == 0;
         /* FASTGEN's scores decide on the host */
         if (!st && begin->params.method != METHOD_FASTGEN) {
@@ -160,7 +167,7 @@ static status run_rank(struct comm *comm, void *context)
     for (int i = 0; !st && i < run->slots; i++) {
         begin.slot = (uint32_t)i;
         begin.n_prompt = PROMPT - (uint32_t)i * 5; /* pages are full at different times */
-        st = read_prompt(&bench, &begin);
+        st = read_prompt(&bench, &begin, comm_rank(comm) == 0 ? run : NULL);
     }
     if (!st) {
         st = decode(&bench, run);
@@ -282,6 +289,20 @@ static void test_a_step_that_evicts_waits_once(void **state)
     run_ranks(2, &together);
 }
 
+/* Column sums (H2O) take what attention left of its rows; a window's scores too, and are pooled: if
+ * they found it again, that would be kernels more. */
+static void test_scores_behind_attention_find_no_normalisers(void **state)
+{
+    struct run sums = {.method = METHOD_H2O, .slots = 1};
+    struct run window = {.method = METHOD_SNAPKV, .slots = 1};
+
+    (void)state;
+    run_ranks(1, &sums);
+    run_ranks(1, &window);
+    CHECK(window.choices > 0 && window.choices == sums.choices);
+    assert_int_equal(window.kernels, sums.kernels + window.choices);
+}
+
 /* Three sequences fill a graph of four up; one has one of its own; without graphs there are none.
  */
 static void test_tokens_are_the_same_from_graphs_and_in_any_company(void **state)
@@ -323,6 +344,7 @@ int main(void)
         cmocka_unit_test(test_a_step_that_reports_logits_waits_once),
         cmocka_unit_test(test_one_wait_brings_the_logits_of_a_whole_step),
         cmocka_unit_test(test_a_step_that_evicts_waits_once),
+        cmocka_unit_test(test_scores_behind_attention_find_no_normalisers),
         cmocka_unit_test(test_a_graph_without_memory_is_done_without),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
     };
