@@ -4,7 +4,7 @@
  * The environment chooses the same for whole programs: WINNOW_CUDA_HOST is a list of words,
  * "reversed" or "rotating" (the schedule), "lazy" or "shuffled" (streams), "apart" (memory that the
  * host cannot touch, memory.h), "devices=N", "memory=N" (MiB of each), "hopper" (compute capability
- * 9.0, else 8.0), and "no-driver".
+ * 9.0, else 8.0), "no-driver", and "address=A" (at which NCCL of other hosts reaches this process).
  */
 #ifndef TESTS_CUDA_HOST_CUDA_HOST_H
 #define TESTS_CUDA_HOST_CUDA_HOST_H

@@ -1,9 +1,11 @@
 /*
- * nccl.cc - a stand-in for NCCL, in non-blocking mode alone: ranks exchange over Unix sockets.
+ * nccl.cc - a stand-in for NCCL, in non-blocking mode alone: ranks exchange over TCP.
  *
- * The unique id names a folder; rank r listens on the socket r in it, and connects to the lower
- * ranks.  As with NCCL a call is done when ncclCommGetAsyncError() no longer says ncclInProgress,
- * and only then is it on the stream: who does not wait for that computes with what is not there.
+ * The unique id says where rank 0, which made it, listens.  The others dial in there, learn from it
+ * where everybody listens, and connect to the lower ranks.  They listen on the loopback, or at the
+ * word "address=" of WINNOW_CUDA_HOST.
+ * As with NCCL a call is done when ncclCommGetAsyncError() no longer says ncclInProgress, and
+ * only then is it on the stream: who does not wait for that computes with what is not there.
  * What runs on a stream moves bytes until all are through, a peer is gone (ncclRemoteError), or
  * the communicator is aborted.
  */
@@ -11,17 +13,17 @@
 
 #include <nccl.h>
 
+#include <arpa/inet.h>
 #include <atomic>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
 #include <memory>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <string>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -31,10 +33,22 @@ namespace
 
 constexpr int NAP_MS = 10;
 
+/* What a ncclUniqueId holds. */
+struct Root {
+    sockaddr_in address;
+    int listener; /* of the process that made the id */
+};
+
+/* The first words on a connection: who calls, and where it listens. */
+struct Hello {
+    int rank;
+    sockaddr_in address;
+};
+
 /* Lives as long as work on a stream may use it. */
 struct Links {
     int rank = 0, ranks = 0;
-    std::string folder;
+    Root root = {};
     std::vector<int> sockets;
     std::atomic<int> state{ncclInProgress};
     std::atomic<bool> aborted{false};
@@ -64,74 +78,144 @@ struct Move {
     bool out;
 };
 
-sockaddr_un address_of(const Links &links, int rank)
+/* Where other ranks reach this process, port 0. */
+sockaddr_in own_address()
 {
-    sockaddr_un address = {};
+    sockaddr_in address = {};
+    const char *words = getenv("WINNOW_CUDA_HOST");
+    const char *at = words ? strstr(words, "address=") : nullptr;
 
-    address.sun_family = AF_UNIX;
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s/%d", links.folder.c_str(), rank);
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (at) {
+        at += strlen("address=");
+        std::string text(at, strcspn(at, " "));
+        inet_pton(AF_INET, text.c_str(), &address.sin_addr);
+    }
     return address;
 }
 
-/* Until the lower rank listens. */
-int connect_to(const Links &links, int peer)
+/* A socket that listens at a port of the system's choice; -1: there is none. */
+int open_listener(sockaddr_in *address)
 {
-    sockaddr_un address = address_of(links, peer);
-    char mine = static_cast<char>(links.rank);
+    socklen_t size = sizeof(*address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    auto *any = reinterpret_cast<sockaddr *>(address);
+
+    *address = own_address();
+    if (fd >= 0 && (bind(fd, any, size) || listen(fd, SOMAXCONN) || getsockname(fd, any, &size))) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+bool wait_for(const Links &links, int fd, short events)
+{
+    pollfd wait = {fd, events, 0};
 
     while (!links.aborted) {
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof(address)) == 0 &&
-            write(fd, &mine, 1) == 1) {
-            return fd;
+        if (poll(&wait, 1, NAP_MS) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool receive_all(const Links &links, int fd, void *data, size_t bytes)
+{
+    char *at = static_cast<char *>(data);
+
+    while (bytes > 0 && wait_for(links, fd, POLLIN)) {
+        ssize_t n = recv(fd, at, bytes, 0);
+        if (n <= 0) {
+            return false;
+        }
+        at += n;
+        bytes -= static_cast<size_t>(n);
+    }
+    return bytes == 0;
+}
+
+/* Little enough for the buffer of a new connection. */
+bool send_all(int fd, const void *data, size_t bytes)
+{
+    return send(fd, data, bytes, MSG_NOSIGNAL) == static_cast<ssize_t>(bytes);
+}
+
+void keep(Links &links, int peer, int fd)
+{
+    int on = 1;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    links.sockets[static_cast<size_t>(peer)] = fd;
+}
+
+/* Until the lower rank listens. */
+bool connect_to(Links &links, int peer, const sockaddr_in &address, const sockaddr_in &own)
+{
+    Hello hello = {links.rank, own};
+
+    while (!links.aborted) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        (void)connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address));
+        if (wait_for(links, fd, POLLOUT) && send_all(fd, &hello, sizeof(hello))) {
+            keep(links, peer, fd);
+            return true;
         }
         close(fd);
         poll(nullptr, 0, NAP_MS);
     }
-    return -1;
+    return false;
 }
 
 /* The higher ranks come in any order and say who they are. */
-bool accept_all(Links &links, int listener)
+bool accept_all(Links &links, int listener, std::vector<sockaddr_in> &addresses)
 {
-    for (int left = links.ranks - 1 - links.rank; left > 0 && !links.aborted;) {
-        pollfd wait = {listener, POLLIN, 0};
-        char peer = 0;
+    for (int left = links.ranks - 1 - links.rank; left > 0; left--) {
+        Hello hello;
 
-        if (poll(&wait, 1, NAP_MS) <= 0) {
-            continue;
-        }
-        int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-        if (fd < 0 || read(fd, &peer, 1) != 1 || peer <= links.rank || peer >= links.ranks) {
+        if (!wait_for(links, listener, POLLIN)) {
             return false;
         }
-        links.sockets[static_cast<size_t>(peer)] = fd;
-        left--;
+        int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0 || !receive_all(links, fd, &hello, sizeof(hello)) || hello.rank <= links.rank ||
+            hello.rank >= links.ranks) {
+            close(fd);
+            return false;
+        }
+        keep(links, hello.rank, fd);
+        addresses[static_cast<size_t>(hello.rank)] = hello.address;
     }
-    return !links.aborted;
+    return true;
+}
+
+bool connect_ranks(Links &links)
+{
+    std::vector<sockaddr_in> addresses(static_cast<size_t>(links.ranks));
+    size_t bytes = addresses.size() * sizeof(addresses[0]);
+    sockaddr_in own = links.root.address;
+    int listener = links.rank == 0 ? links.root.listener : open_listener(&own);
+    bool ok = listener >= 0;
+
+    if (links.rank > 0) {
+        ok = ok && connect_to(links, 0, links.root.address, own) &&
+             receive_all(links, links.sockets[0], addresses.data(), bytes);
+    }
+    for (int peer = 1; ok && peer < links.rank; peer++) {
+        ok = connect_to(links, peer, addresses[static_cast<size_t>(peer)], own);
+    }
+    ok = ok && accept_all(links, listener, addresses);
+    for (int peer = 1; ok && links.rank == 0 && peer < links.ranks; peer++) {
+        ok = send_all(links.sockets[static_cast<size_t>(peer)], addresses.data(), bytes);
+    }
+    close(listener);
+    return ok;
 }
 
 void connect_all(const std::shared_ptr<Links> &links)
 {
-    sockaddr_un address = address_of(*links, links->rank);
-    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool ok = bind(listener, reinterpret_cast<sockaddr *>(&address), sizeof(address)) == 0 &&
-              listen(listener, links->ranks) == 0;
-
-    for (int peer = 0; ok && peer < links->rank; peer++) {
-        links->sockets[static_cast<size_t>(peer)] = connect_to(*links, peer);
-        ok = links->sockets[static_cast<size_t>(peer)] >= 0;
-    }
-    ok = ok && accept_all(*links, listener);
-    close(listener);
-    unlink(address.sun_path);
-    rmdir(links->folder.c_str()); /* by the last rank it is empty */
-    for (int fd : links->sockets) {
-        if (fd >= 0) {
-            fcntl(fd, F_SETFL, O_NONBLOCK);
-        }
-    }
-    links->state = ok ? ncclSuccess : ncclSystemError;
+    links->state = connect_ranks(*links) ? ncclSuccess : ncclSystemError;
 }
 
 /* As much as goes now; false: the peer is gone. */
@@ -241,14 +325,12 @@ extern "C" {
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
-    char folder[] = "/tmp/winnow-nccl-XXXXXX";
+    Root root = {};
 
-    if (!mkdtemp(folder)) {
-        return ncclSystemError;
-    }
+    root.listener = open_listener(&root.address);
     *id = {};
-    memcpy(id->internal, folder, sizeof(folder));
-    return ncclSuccess;
+    memcpy(id->internal, &root, sizeof(root));
+    return root.listener < 0 ? ncclSystemError : ncclSuccess;
 }
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id, int rank,
@@ -261,7 +343,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
     comm->links = std::make_shared<Links>();
     comm->links->rank = rank;
     comm->links->ranks = ranks;
-    comm->links->folder = id.internal;
+    memcpy(&comm->links->root, id.internal, sizeof(comm->links->root));
     comm->links->sockets.resize(static_cast<size_t>(ranks), -1);
     comm->connecting = std::thread(connect_all, comm->links);
     *out = comm;
