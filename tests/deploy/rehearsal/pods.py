@@ -2,6 +2,7 @@
 
 The root file system is the image's (deploy/container/rootfs.sh), mounted anew for each pod, with the
 pod's volumes in it; the process runs with the user ids of the manifest, without capabilities.
+A GPU that the manifest asks for is one of tests/cuda_host, which the worker of the CUDA image finds.
 What is not simulated: limits of CPU and memory, devices, seccomp.
 """
 import os
@@ -19,23 +20,36 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import hosts
 
 MAX_RESTART_PAUSE_S = 5  # the kubelet waits 10 s and more
+GPU_MIB = 256  # memory of an emulated GPU
+
+
+def _children(pid):
+    """Process ids; each thread has those that it started."""
+    try:
+        return [int(c) for listed in Path(f"/proc/{pid}/task").glob("*/children")
+                for c in listed.read_text().split()]
+    except OSError:
+        return []
 
 
 class Pod:
     """One pod with one container.  A thread plays the kubelet: start, probe, start again."""
 
-    def __init__(self, cluster, name, template, labels, number, environment=()):
-        self.cluster, self.name, self.labels = cluster, name, {
-            **template["metadata"]["labels"], **labels}
+    def __init__(self, cluster, owner, member, number):
+        self.cluster, self.owner, self.name = cluster, owner, member.name
+        template = member.template
+        self.labels = {**template["metadata"]["labels"], **member.labels}
+        self.environment, self.subdomain = member.environment, member.subdomain
         self.namespace = cluster.namespace
         self.spec = template["spec"]
         (self.container,) = self.spec["containers"]
-        self.host = hosts.Host(number, name)
+        self.host = hosts.Host(number, self.name)
         self.address = self.host.address
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=cluster.work))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}.", dir=cluster.work))
         self.folder.chmod(0o755)
         self.log_path = self.folder / "log"
-        self.environment = dict(environment)
+        self.hosts_file = self.folder / "hosts"
+        self.hosts_file.touch()
         self.ready = False
         self.restarts = 0
         self.exit_code = None
@@ -54,12 +68,26 @@ class Pod:
         return {"status.podIP": self.address, "metadata.name": self.name,
                 "metadata.namespace": self.namespace}[path]
 
+    def gpus(self):
+        return int(self.container["resources"].get("limits", {}).get("nvidia.com/gpu", 0))
+
+    def _devices(self):
+        """What the device plugin and the driver would be.  "lazy": an abort can come in between."""
+        gpus = f"lazy devices={self.gpus()} memory={GPU_MIB}" if self.gpus() else "no-driver"
+        return {"WINNOW_CUDA_HOST": f"{gpus} address={self.address}"}
+
     def _environment(self):
-        env = {"PATH": "/usr/bin", **self.environment}
+        env = {"PATH": "/usr/bin", "HOSTNAME": self.name, **self._devices()}
+        if self.spec.get("enableServiceLinks", True):
+            env |= self.cluster.service_links()
         for item in self.container.get("env", []):
             env[item["name"]] = item["value"] if "value" in item else self._field(
                 item["valueFrom"]["fieldRef"]["fieldPath"])
-        return env
+        return env | self.environment
+
+    def know_hosts(self, lines):
+        """The file is mounted in the pod: written in place."""
+        self.hosts_file.write_text("\n".join(lines) + "\n")
 
     def _command(self, env):
         words = [*self.container["command"], *self.container.get("args", [])]
@@ -96,10 +124,11 @@ class Pod:
         hosts.run("mount", "-t", "tmpfs", "tmpfs", layers)
         for part in ("upper", "work"):
             (layers / part).mkdir()
+        image = self.cluster.image(self.container["image"])
         hosts.run("mount", "-t", "overlay", "overlay", "-o",
-                  f"lowerdir={self.cluster.image},upperdir={layers}/upper,workdir={layers}/work", root)
+                  f"lowerdir={image},upperdir={layers}/upper,workdir={layers}/work", root)
         (root / "etc/hosts").touch()
-        hosts.run("mount", "--bind", self.cluster.hosts_file, root / "etc/hosts")
+        hosts.run("mount", "--bind", self.hosts_file, root / "etc/hosts")
         hosts.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", root / "dev")
         for device in ("null", "zero", "urandom"):
             (root / "dev" / device).touch()
@@ -122,7 +151,8 @@ class Pod:
         user = self.spec["securityContext"]
         groups = str(user.get("fsGroup", user["runAsGroup"]))
         words = ["ip", "netns", "exec", self.name, "unshare", "--pid", "--fork", "--kill-child",
-                 "--ipc", f"--mount-proc={self.root / 'proc'}", "setpriv", "--no-new-privs", "chroot",
+                 "--ipc", "--uts", f"--mount-proc={self.root / 'proc'}",
+                 "sh", "-c", 'hostname "$0" && exec "$@"', self.name, "setpriv", "--no-new-privs", "chroot",
                  f"--userspec={user['runAsUser']}:{user['runAsGroup']}", f"--groups={groups}",
                  str(self.root), *self._command(env)]
         with open(self.log_path, "ab") as log:
@@ -204,12 +234,11 @@ class Pod:
 
     def pid(self):
         """Of the container's process, which is number 1 in its own view; None before it runs."""
-        outer = self.process.pid
-        try:
-            children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
-        except OSError:
-            return None
-        return int(children[0]) if children else None
+        return next(iter(_children(self.process.pid)), None)
+
+    def children(self):
+        """Process ids of what the container's process runs."""
+        return _children(self.pid())
 
     def kill(self, number=signal.SIGKILL):
         pid = self.pid()
