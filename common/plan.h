@@ -22,6 +22,7 @@
 enum plan_limits {
     PLAN_MAX_SLOTS = 1024,            /* sequences alive in one group */
     PLAN_MAX_DECODE = PLAN_MAX_SLOTS, /* a decode step carries every live sequence */
+    PLAN_MAX_SAMPLES = 64,            /* sequences that share a prompt */
     PLAN_MAX_ADVANCE = 256,           /* slices of one plan */
     PLAN_MAX_LOGPROBS = 20,           /* likeliest tokens reported with a chosen one */
     PLAN_MAX_PROMPTS = 4,             /* sequences of one group in their prompt phase */

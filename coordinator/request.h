@@ -19,11 +19,11 @@
 #include <stdint.h>
 
 enum request_limits {
-    REQUEST_MAX_ID = 128,      /* bytes of a request_id */
-    REQUEST_MAX_CALLER = 255,  /* bytes of a caller's name */
-    REQUEST_MAX_SAMPLES = 64,  /* n */
-    REQUEST_MAX_STOP_IDS = 64, /* beside the model's own */
-    REQUEST_TRACE_ID = 32,     /* hexadecimal digits */
+    REQUEST_MAX_ID = 128,                   /* bytes of a request_id */
+    REQUEST_MAX_CALLER = 255,               /* bytes of a caller's name */
+    REQUEST_MAX_SAMPLES = PLAN_MAX_SAMPLES, /* n */
+    REQUEST_MAX_STOP_IDS = 64,              /* beside the model's own */
+    REQUEST_TRACE_ID = 32,                  /* hexadecimal digits */
 };
 
 /* Numbers of winnow.v1. */

@@ -87,6 +87,8 @@ struct backend {
     status (*silu_mul)(struct device *dev, void *out, const void *gate, const void *up, size_t n);
     status (*kv_gather)(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                         const void *k, const void *v, const int32_t *index, int n);
+    status (*kv_note)(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                      const struct kv_note *notes, int n);
     status (*kv_append)(struct device *dev, const struct kv_append *args);
     status (*decode_attention)(struct device *dev, const struct decode_attention *args);
     status (*kv_move)(struct device *dev, const struct kv_pool *pool, const int32_t *to,

@@ -399,6 +399,13 @@ status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_
     return dev->backend->kv_gather(dev, pool, pages, k, v, index, n);
 }
 
+status op_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                  const struct kv_note *notes, int n)
+{
+    assert(n >= 0 && pool_valid(pool) && pool->notes);
+    return dev->backend->kv_note(dev, pool, pages, notes, n);
+}
+
 status op_kv_append(struct device *dev, const struct kv_append *args)
 {
     assert(args->rows >= 0 && pool_valid(args->pool) && args->k && args->v);
@@ -448,7 +455,7 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
 
 status op_evict(struct device *dev, const struct evict *args)
 {
-    assert(args->heads > 0);
+    assert(args->heads > 0 && pool_valid(args->pool) && args->pool->notes);
     return dev->backend->evict(dev, args);
 }
 

@@ -254,15 +254,22 @@ status op_silu_mul(struct device *dev, void *out, const void *gate, const void *
 /*
  * The paged cache: page p of a pool holds page_rows rows of head_dim keys at
  * k + p * page_rows * head_dim, and values likewise.  A page table lists the pages of one cache
- * head in order; row i is at pages[i / page_rows], i % page_rows.
+ * head in order; row i is at pages[i / page_rows], i % page_rows.  Where rows leave by attention
+ * (op_evict()), each has a note, which goes where the row goes.
  *
  * With scales the rows are int8, rounded as a row of op_quantize() where they enter the pool and
  * read as its multiples of their scale; a row that is not finite has a scale that is not.  Only a
  * device on the host takes such a pool.
  */
+struct kv_note {
+    float mass; /* attention that the row got so far */
+    int32_t position;
+    uint32_t marks; /* what kind of token it holds */
+};
 struct kv_pool {
     void *k, *v;              /* act, or int8 */
     float *k_scale, *v_scale; /* of row p * page_rows + i, or NULL both */
+    struct kv_note *notes;    /* likewise; NULL: rows have none */
     int page_rows;
     int head_dim;
 };
@@ -271,6 +278,10 @@ struct kv_pool {
  * `pages` and `index` are device pointers like the rest. */
 status op_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                     const void *k, const void *v, const int32_t *index, int n);
+
+/* notes (n) become those of rows 0..n of the pages. */
+status op_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                  const struct kv_note *notes, int n);
 
 /*
  * What a decode step does between its projections and attention, in one pass: each row's keys,
@@ -305,7 +316,8 @@ struct decode_attention {
 };
 status op_decode_attention(struct device *dev, const struct decode_attention *args);
 
-/* Row to[i] of the pool becomes row from[i], i ascending: a row that was moved may move again. */
+/* Row to[i] of the pool becomes row from[i], its note too, i ascending: a row that was moved may
+ * move again. */
 status op_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                   const int32_t *from, int n);
 
@@ -330,17 +342,11 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
  * Which row leaves a cache head after a decode step whose new row is the head's last.  Each row has
  * a note; the new one gets its own, then what the step's attention gave each row joins its mass.
  * Rows below position `first`, above `recent`, or with one of the marks, stay; if those that may go
- * are more than n_others, the lightest of them goes, of equal ones the highest position.  The notes
- * follow the rows: the last one takes the place of the one that goes, or in an ordered cache those
- * behind it move up.
+ * are more than n_others, the lightest of them goes, of equal ones the highest position.  It is for
+ * the caller to take the row out of its pages (op_kv_move()).
  */
-struct kv_note {
-    float mass; /* attention that the row got so far */
-    int32_t position;
-    uint32_t marks; /* what kind of token it holds */
-};
 struct evict_rule {
-    struct kv_note *notes; /* (>= rows) on the device */
+    const int32_t *pages; /* the head's table, on the device */
     int32_t rows;
     int32_t position; /* of the new row, and its marks */
     uint32_t new_marks;
@@ -350,11 +356,11 @@ struct evict_rule {
 };
 struct evict {
     int32_t *out;                   /* (heads): the row that goes, or -1 */
+    const struct kv_pool *pool;     /* with notes */
     const struct evict_rule *rules; /* (heads) on the device */
     const float *mass;              /* (heads, stride) of op_decode_mass(); NULL: nothing joins */
     size_t stride;
     int heads;
-    bool ordered;
 };
 status op_evict(struct device *dev, const struct evict *args);
 

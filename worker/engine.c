@@ -41,6 +41,7 @@ struct engine_memory engine_memory(const struct model *model, enum dtype dtype,
     out.step =
         rest + scratch_bytes(model, dtype, config->max_context, ranks) + chooser_bytes(model);
     out.pool = (uint64_t)kvcache_pages_for(&cache, dtype) * kvcache_page_bytes(&cache, dtype);
+    out.lists = kvcache_list_bytes(&cache, dtype);
     return out;
 }
 
@@ -161,7 +162,7 @@ static void report_prompt(struct engine *engine, const struct sequence *sequence
         kvcache_row_bytes(kvcache_config(engine->cache), device_dtype(engine->member.dev));
     struct result_prompt prompt = {
         .slot = (uint32_t)sequence->slot,
-        .pages = kvcache_most_pages(engine->cache, sequence->slot, sequence->max_rows),
+        .pages = kvcache_most_pages(engine->cache, sequence->slot),
     };
 
     /* A method that evicts may come to change any row of any sample. */

@@ -30,6 +30,7 @@ struct engine_memory {
     uint64_t layer_kv; /* keys and values of one layer */
     uint64_t step;     /* activations of one chunk, scores, logits */
     uint64_t pool;     /* KV pages */
+    uint64_t lists;    /* beside them: page tables, notes of rows */
 };
 
 enum { ENGINE_PAGE_ROWS = 32 };

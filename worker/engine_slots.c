@@ -107,9 +107,12 @@ static status open_cache(struct engine *engine, struct sequence *sequence)
     int max_rows[MODEL_MAX_LAYERS] = {0};
 
     count_rows(engine, sequence, max_rows);
-    return kvcache_begin(engine->cache, sequence->slot,
-                         member_cache_heads(&engine->member, &sequence->params).n, max_rows,
-                         evict_follows(sequence));
+    return kvcache_begin(
+        engine->cache, sequence->slot,
+        &(struct kv_slot){.heads = member_cache_heads(&engine->member, &sequence->params).n,
+                          .max_rows = max_rows,
+                          .appended = sequence->max_rows,
+                          .noted = evict_follows(sequence)});
 }
 
 /* Memory that only one rank may lack is no failure of the group: it is noted, and the ranks agree

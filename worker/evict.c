@@ -37,8 +37,12 @@ status evict_begin(struct member *member, struct kvcache *cache, const struct se
         int32_t position = head->positions[i];
         notes[i] = (struct kv_note){head->mass[position], position, head->marks[position]};
     }
-    return device_upload(member->dev, kvcache_notes(cache, sequence->slot, head->layer, head->head),
-                         notes, (size_t)head->n * sizeof(*notes));
+    status st =
+        device_upload(member->dev, member->scratch->notes, notes, (size_t)head->n * sizeof(*notes));
+    return st ? st
+              : op_kv_note(member->dev, kvcache_pool(cache),
+                           kvcache_table(cache, sequence->slot, head->layer, head->head),
+                           member->scratch->notes, head->n);
 }
 
 /* How many rows of a head have a position from `first` on, and which of them is the oldest. */
@@ -119,7 +123,7 @@ struct evict_rule evict_rule(const struct kvcache *cache, const struct sequence 
                              int layer, int head, int heads)
 {
     struct evict_rule rule = {
-        .notes = kvcache_notes(cache, sequence->slot, layer, head),
+        .pages = kvcache_table(cache, sequence->slot, layer, head),
         .rows = kvcache_rows(cache, sequence->slot, layer, head),
         .position = sequence_position(sequence),
         .new_marks = evict_mark(&sequence->params, sequence->token),
@@ -175,11 +179,11 @@ status evict_after(struct member *member, const struct kvcache *cache,
     return st ? st
               : op_evict(member->dev, &(struct evict){
                                           .out = s->evicted + cell,
+                                          .pool = kvcache_pool(cache),
                                           .rules = s->rules + cell,
                                           .mass = weighs ? s->scores : NULL,
                                           .stride = (size_t)member->max_context,
                                           .heads = attention->cache_heads,
-                                          .ordered = kvcache_config(cache)->ordered,
                                       });
 }
 

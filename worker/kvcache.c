@@ -1,50 +1,8 @@
-#include "worker/kvcache.h"
+#include "worker/kvcache_state.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* The pages of one cache head of one layer. */
-struct table {
-    size_t begin; /* of the head's entries in the slot's page numbers */
-    size_t notes; /* likewise in its notes */
-    int max_rows;
-    int rows;
-};
-
-struct slot {
-    int heads;            /* 0: not open */
-    struct table *tables; /* (layers, heads) */
-    size_t entries;
-    int32_t *pages; /* (entries): page numbers of all tables */
-    int32_t *device_pages;
-    size_t n_notes;
-    struct kv_note *notes; /* (n_notes) on the device; NULL: none */
-};
-
-/* What the device does not know yet: page numbers of tables, and rows of the pool that move, in
- * this order.  One upload takes all of it there, so a decode step needs one at most. */
-enum { MAX_ENTRIES = 4096, MAX_MOVES = 4096 };
-struct unsettled {
-    int n_entries, n_moves;
-    struct page_entry entries[MAX_ENTRIES];
-    int32_t to[MAX_MOVES], from[MAX_MOVES];
-};
-
-struct kvcache {
-    struct device *dev;
-    struct kvcache_config config;
-    struct kv_pool pool;
-    int n_pages;
-    int n_free;
-    int32_t *free_pages; /* a stack */
-    uint16_t *holders;   /* (n_pages): slots that have the page in a table */
-    int32_t *positions;  /* (n_pages * page_rows) */
-    struct unsettled unsettled;
-    struct unsettled packed; /* without gaps between the lists */
-    char *lists;             /* on the device, as packed; behind them the spare page's number */
-    struct slot *slots;
-};
 
 /* For keys, then for values. */
 static status allocate_scales(struct kvcache *cache, size_t rows)
@@ -59,27 +17,34 @@ static status allocate_scales(struct kvcache *cache, size_t rows)
     return st;
 }
 
+static status allocate_pool(struct kvcache *cache)
+{
+    size_t rows = ((size_t)cache->n_pages + 1) * (size_t)cache->config.page_rows;
+    size_t row = (size_t)cache->config.head_dim *
+                 (cache->config.int8 ? sizeof(int8_t) : dtype_bytes(device_dtype(cache->dev)));
+    void *notes;
+    status st = device_alloc(cache->dev, &cache->pool.k, rows * row, "KV pages (keys)");
+
+    if (!st) {
+        st = device_alloc(cache->dev, &cache->pool.v, rows * row, "KV pages (values)");
+    }
+    if (!st && cache->config.int8) {
+        st = allocate_scales(cache, rows);
+    }
+    if (!st) {
+        st = device_alloc(cache->dev, &notes, rows * sizeof(*cache->pool.notes), "notes of rows");
+        cache->pool.notes = st ? NULL : notes;
+    }
+    return st;
+}
+
 static status allocate(struct kvcache *cache)
 {
     size_t pages = (size_t)cache->n_pages;
-    size_t page = (size_t)cache->config.page_rows * (size_t)cache->config.head_dim *
-                  (cache->config.int8 ? sizeof(int8_t) : dtype_bytes(device_dtype(cache->dev)));
-    void *lists;
-    int32_t spare = (int32_t)pages;
-    status st = device_alloc(cache->dev, &cache->pool.k, (pages + 1) * page, "KV pages (keys)");
+    status st = allocate_pool(cache);
 
     if (!st) {
-        st = device_alloc(cache->dev, &cache->pool.v, (pages + 1) * page, "KV pages (values)");
-    }
-    if (!st && cache->config.int8) {
-        st = allocate_scales(cache, (pages + 1) * (size_t)cache->config.page_rows);
-    }
-    if (!st) {
-        st = device_alloc(cache->dev, &lists, sizeof(cache->packed) + sizeof(spare), "KV lists");
-    }
-    if (!st) {
-        cache->lists = lists;
-        st = device_upload(cache->dev, cache->lists + sizeof(cache->packed), &spare, sizeof(spare));
+        st = kvcache_open_tables(cache);
     }
     if (st) {
         return st;
@@ -141,17 +106,13 @@ void kvcache_destroy(struct kvcache *cache)
     device_free(cache->dev, cache->pool.k);
     device_free(cache->dev, cache->pool.v);
     device_free(cache->dev, cache->pool.k_scale);
+    device_free(cache->dev, cache->pool.notes);
+    kvcache_close_tables(cache);
     free(cache->free_pages);
     free(cache->holders);
-    device_free(cache->dev, cache->lists);
     free(cache->positions);
     free(cache->slots);
     free(cache);
-}
-
-static int pages_of(const struct kvcache *cache, int rows)
-{
-    return (rows + cache->config.page_rows - 1) / cache->config.page_rows;
 }
 
 static struct table *table_of(const struct kvcache *cache, int slot, int layer, int head)
@@ -163,84 +124,43 @@ static struct table *table_of(const struct kvcache *cache, int slot, int layer, 
     return &s->tables[(size_t)layer * (size_t)s->heads + (size_t)head];
 }
 
-/* Opens a slot whose tables have `entries` pages, and n_notes notes, in all. */
-static status open_slot(struct kvcache *cache, struct slot *s, int heads, size_t entries,
-                        size_t n_notes)
+static int32_t pool_row(const struct kvcache *cache, const struct table *table, int row)
 {
-    void *memory;
+    int page_rows = cache->config.page_rows;
 
-    assert(heads > 0);
-    s->heads = heads;
-    s->entries = entries;
-    s->tables = calloc((size_t)cache->config.layers * (size_t)heads + 1, sizeof(*s->tables));
-    s->pages = calloc(entries + 1, sizeof(*s->pages));
-    if (!s->tables || !s->pages) {
-        return status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
-    }
-    status st = device_alloc(cache->dev, &memory, (entries + 1) * sizeof(*s->pages), "page tables");
-    s->device_pages = st ? NULL : memory;
-    s->n_notes = n_notes;
-    if (!st && n_notes > 0) {
-        st = device_alloc(cache->dev, &memory, n_notes * sizeof(*s->notes), "notes of rows");
-        s->notes = st ? NULL : memory;
-    }
-    return st;
+    return cache->entries[table->begin + (size_t)(row / page_rows)] * page_rows + row % page_rows;
 }
 
-status kvcache_begin(struct kvcache *cache, int slot, int heads, const int *max_rows, bool noted)
+static status open_slot(struct kvcache *cache, struct slot *s, int heads)
+{
+    assert(s->heads == 0 && heads > 0);
+    s->heads = heads;
+    s->tables = calloc((size_t)cache->config.layers * (size_t)heads, sizeof(*s->tables));
+    return s->tables ? STATUS_OK : status_fail(STATUS_EXHAUSTED, "KV cache: out of memory");
+}
+
+status kvcache_begin(struct kvcache *cache, int slot, const struct kv_slot *config)
 {
     struct slot *s = &cache->slots[slot];
-    size_t n_tables = (size_t)cache->config.layers * (size_t)heads;
-    size_t entries = 0;
-    size_t rows = 0;
 
-    assert(slot >= 0 && slot < cache->config.slots && s->heads == 0 && heads > 0);
-    for (size_t i = 0; i < n_tables; i++) {
-        entries += (size_t)pages_of(cache, max_rows[i / (size_t)heads]);
-        rows += (size_t)max_rows[i / (size_t)heads];
-    }
-    status st = open_slot(cache, s, heads, entries, noted ? rows : 0);
+    assert(slot >= 0 && slot < cache->config.slots);
+    status st = open_slot(cache, s, config->heads);
     if (st) {
         kvcache_release(cache, slot);
         return st;
     }
-    entries = 0;
-    rows = 0;
-    for (size_t i = 0; i < n_tables; i++) {
-        s->tables[i].begin = entries;
-        s->tables[i].notes = rows;
-        s->tables[i].max_rows = max_rows[i / (size_t)heads];
-        rows += (size_t)s->tables[i].max_rows;
-        entries += (size_t)pages_of(cache, s->tables[i].max_rows);
+    s->appended = config->appended;
+    s->noted = config->noted;
+    for (int i = 0; i < cache->config.layers * s->heads; i++) {
+        s->tables[i].max_rows = config->max_rows[i / s->heads];
     }
     return STATUS_OK;
 }
 
-status kvcache_fork(struct kvcache *cache, int from, int to)
+static status no_pages(const struct kvcache *cache, int needed)
 {
-    const struct slot *source = &cache->slots[from];
-    struct slot *s = &cache->slots[to];
-    size_t n_tables = (size_t)cache->config.layers * (size_t)source->heads;
-
-    assert(source->heads > 0 && s->heads == 0);
-    status st = open_slot(cache, s, source->heads, source->entries, source->n_notes);
-    if (st) {
-        kvcache_release(cache, to); /* its tables are empty still */
-        return st;
-    }
-    memcpy(s->tables, source->tables, n_tables * sizeof(*s->tables));
-    memcpy(s->pages, source->pages, s->entries * sizeof(*s->pages));
-    for (size_t i = 0; i < n_tables; i++) {
-        for (int page = 0; page < pages_of(cache, s->tables[i].rows); page++) {
-            cache->holders[s->pages[s->tables[i].begin + (size_t)page]]++;
-        }
-    }
-    if (s->notes) {
-        st = device_copy(cache->dev, s->notes, source->notes, s->n_notes * sizeof(*s->notes));
-    }
-    return st ? st
-              : device_upload(cache->dev, s->device_pages, s->pages,
-                              s->entries * sizeof(*s->pages));
+    return status_fail(STATUS_EXHAUSTED, "KV cache: %d of %d pages are free, %d are needed",
+                       cache->n_free, cache->n_pages, needed);
 }
 
 static int32_t take_page(struct kvcache *cache)
@@ -258,116 +178,120 @@ static void give_page(struct kvcache *cache, int32_t page)
     }
 }
 
-/* What was to be entered in the slot's tables has no place any more. */
-static void forget_entries(struct kvcache *cache, const struct slot *s)
+/* The fork's table is full of the source's pages, or where rows have notes, which every step
+ * changes, of pages of its own. */
+static void fill_table(struct kvcache *cache, const struct slot *s, const struct table *table,
+                       const struct table *source)
 {
-    struct unsettled *u = &cache->unsettled;
-    int n = 0;
+    for (int i = 0; i < kvcache_pages_of(cache, table->rows); i++) {
+        int32_t *page = &cache->entries[table->begin + (size_t)i];
 
-    for (int i = 0; i < u->n_entries; i++) {
-        const int32_t *at = u->entries[i].at;
-        if (at < s->device_pages || at >= s->device_pages + s->entries) {
-            u->entries[n++] = u->entries[i];
+        *page = s->noted ? take_page(cache) : cache->entries[source->begin + (size_t)i];
+        cache->holders[*page] += !s->noted;
+    }
+}
+
+static int pages_held(const struct kvcache *cache, const struct slot *s)
+{
+    int pages = 0;
+
+    for (int i = 0; i < cache->config.layers * s->heads; i++) {
+        pages += kvcache_pages_of(cache, s->tables[i].rows);
+    }
+    return pages;
+}
+
+static status fork_tables(struct kvcache *cache, const struct slot *source, struct slot *s)
+{
+    size_t begin;
+    status st = kvcache_take_entries(cache, s, source->entries, &begin);
+    size_t end = begin;
+
+    for (int t = 0; !st && t < cache->config.layers * s->heads; t++) {
+        s->tables[t] = source->tables[t];
+        s->tables[t].begin = end;
+        end += (size_t)s->tables[t].pages;
+        fill_table(cache, s, &s->tables[t], &source->tables[t]);
+    }
+    if (!st) {
+        st = kvcache_enter_pages(cache, begin, end - begin);
+    }
+    for (int t = 0; !st && s->noted && t < cache->config.layers * s->heads; t++) {
+        for (int i = 0; !st && i < s->tables[t].rows; i++) {
+            st = kvcache_move_row(cache, pool_row(cache, &s->tables[t], i),
+                                  pool_row(cache, &source->tables[t], i));
         }
     }
-    u->n_entries = n;
+    return st;
+}
+
+status kvcache_fork(struct kvcache *cache, int from, int to)
+{
+    const struct slot *source = &cache->slots[from];
+    struct slot *s = &cache->slots[to];
+    int copies = source->noted ? pages_held(cache, source) : 0;
+    status st;
+
+    assert(source->heads > 0);
+    if (copies > cache->n_free) {
+        return no_pages(cache, copies);
+    }
+    st = open_slot(cache, s, source->heads);
+    s->appended = source->appended;
+    s->noted = source->noted;
+    if (!st) {
+        st = fork_tables(cache, source, s);
+    }
+    if (st) {
+        kvcache_release(cache, to);
+    }
+    return st;
 }
 
 void kvcache_release(struct kvcache *cache, int slot)
 {
     struct slot *s = &cache->slots[slot];
 
-    forget_entries(cache, s);
     /* The pages return in the order opposite to their use, so the next sequence finds them alike.
      */
-    for (int t = cache->config.layers * s->heads - 1; s->tables && s->pages && t >= 0; t--) {
+    for (int t = cache->config.layers * s->heads - 1; s->tables && t >= 0; t--) {
         const struct table *table = &s->tables[t];
-        for (int page = pages_of(cache, table->rows) - 1; page >= 0; page--) {
-            give_page(cache, s->pages[table->begin + (size_t)page]);
+        for (int page = kvcache_pages_of(cache, table->rows) - 1; page >= 0; page--) {
+            give_page(cache, cache->entries[table->begin + (size_t)page]);
         }
     }
-    device_free(cache->dev, s->device_pages);
-    device_free(cache->dev, s->notes);
-    free(s->pages);
+    kvcache_give_entries(cache, s);
     free(s->tables);
     *s = (struct slot){0};
 }
 
-status kvcache_settle(struct kvcache *cache)
-{
-    struct unsettled *u = &cache->unsettled;
-    size_t entries = (size_t)u->n_entries * sizeof(*u->entries);
-    size_t moves = (size_t)u->n_moves * sizeof(*u->to);
-    char *packed = (char *)&cache->packed;
-    int32_t *to = (int32_t *)(void *)(cache->lists + entries);
-    status st = STATUS_OK;
-
-    if (entries + moves == 0) {
-        return STATUS_OK;
-    }
-    memcpy(packed, u->entries, entries);
-    memcpy(packed + entries, u->to, moves);
-    memcpy(packed + entries + moves, u->from, moves);
-    st = device_upload(cache->dev, cache->lists, packed, entries + 2 * moves);
-    if (!st && entries > 0) {
-        st = op_enter_pages(cache->dev, (void *)cache->lists, u->n_entries);
-    }
-    if (!st && moves > 0) {
-        st = op_kv_move(cache->dev, &cache->pool, to, to + u->n_moves, u->n_moves);
-    }
-    u->n_entries = 0;
-    u->n_moves = 0;
-    return st;
-}
-
-/* The device's copy of a slot's page numbers follows the host's.  Within one settling an entry
- * changes once: a page that became the slot's own stays so, and a table grows by one page. */
-static status enter_page(struct kvcache *cache, const struct slot *s, size_t entry)
-{
-    struct unsettled *u = &cache->unsettled;
-    status st = u->n_entries == MAX_ENTRIES ? kvcache_settle(cache) : STATUS_OK;
-
-    u->entries[u->n_entries++] = (struct page_entry){s->device_pages + entry, s->pages[entry]};
-    return st;
-}
-
 /* Grows the table to `rows` rows. */
-static status grow(struct kvcache *cache, struct slot *s, struct table *table, int rows)
+static status grow(struct kvcache *cache, const struct slot *s, struct table *table, int rows)
 {
-    int have = pages_of(cache, table->rows);
-    int need = pages_of(cache, rows);
+    int have = kvcache_pages_of(cache, table->rows);
+    int need = kvcache_pages_of(cache, rows);
     size_t first = table->begin + (size_t)have;
     status st = STATUS_OK;
 
-    assert(rows <= table->max_rows);
+    assert(rows <= table->max_rows && need <= table->pages);
     if (need - have > cache->n_free) {
-        return status_fail(STATUS_EXHAUSTED, "KV cache: %d of %d pages are free, %d are needed",
-                           cache->n_free, cache->n_pages, need - have);
+        return no_pages(cache, need - have);
     }
     for (int i = have; i < need; i++) {
-        s->pages[table->begin + (size_t)i] = take_page(cache);
+        cache->entries[table->begin + (size_t)i] = take_page(cache);
     }
     table->rows = rows;
     if (need == have + 1) {
-        st = enter_page(cache, s, first);
+        st = kvcache_enter_page(cache, s, first);
     } else if (need > have) {
-        st = device_upload(cache->dev, s->device_pages + first, s->pages + first,
-                           (size_t)(need - have) * sizeof(*s->pages));
+        st = kvcache_enter_pages(cache, first, (size_t)(need - have));
     }
     return st;
 }
 
-uint64_t kvcache_most_pages(const struct kvcache *cache, int slot, int appended)
+uint64_t kvcache_most_pages(const struct kvcache *cache, int slot)
 {
-    const struct slot *s = &cache->slots[slot];
-    uint64_t pages = 0;
-
-    for (int t = 0; t < cache->config.layers * s->heads; t++) {
-        const struct table *table = &s->tables[t];
-        int most = table->rows + appended;
-        pages += (uint64_t)pages_of(cache, most < table->max_rows ? most : table->max_rows);
-    }
-    return pages;
+    return cache->slots[slot].entries;
 }
 
 uint64_t kvcache_shared_pages(const struct kvcache *cache, int slot, int appended)
@@ -377,17 +301,27 @@ uint64_t kvcache_shared_pages(const struct kvcache *cache, int slot, int appende
 
     for (int t = 0; t < cache->config.layers * s->heads; t++) {
         int rows = s->tables[t].rows;
-        pages += (uint64_t)(appended > 0 ? rows / cache->config.page_rows : pages_of(cache, rows));
+        pages += (uint64_t)(appended > 0 ? rows / cache->config.page_rows
+                                         : kvcache_pages_of(cache, rows));
     }
     return pages;
 }
 
-static int32_t pool_row(const struct kvcache *cache, const struct slot *s,
-                        const struct table *table, int row)
+/* As large as it can come to be. */
+static status take_table(struct kvcache *cache, struct slot *s, struct table *table, int rows)
 {
-    int page_rows = cache->config.page_rows;
+    int most = rows < table->max_rows - s->appended ? rows + s->appended : table->max_rows;
+    int pages = kvcache_pages_of(cache, most);
 
-    return s->pages[table->begin + (size_t)(row / page_rows)] * page_rows + row % page_rows;
+    if (table->pages > 0) { /* there was no page for its rows */
+        return STATUS_OK;
+    }
+    status st = kvcache_take_entries(cache, s, (size_t)pages, &table->begin);
+    if (!st) {
+        table->pages = pages;
+        table->max_rows = most;
+    }
+    return st;
 }
 
 status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
@@ -398,7 +332,10 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
     status st;
 
     assert(table->rows == 0 && rows->n > 0);
-    st = grow(cache, s, table, rows->n);
+    st = take_table(cache, s, table, rows->n);
+    if (!st) {
+        st = grow(cache, s, table, rows->n);
+    }
     if (!st) {
         st = kvcache_settle(cache);
     }
@@ -406,46 +343,36 @@ status kvcache_store(struct kvcache *cache, int slot, int layer, int head,
         return st;
     }
     for (int i = 0; i < rows->n; i++) {
-        int32_t row = pool_row(cache, s, table, i);
+        int32_t row = pool_row(cache, table, i);
         cache->positions[row] = rows->positions[i];
     }
-    return op_kv_gather(cache->dev, &cache->pool, s->device_pages + table->begin, rows->k, rows->v,
-                        rows->index, rows->n);
-}
-
-static status move_row(struct kvcache *cache, int32_t to, int32_t from)
-{
-    struct unsettled *u = &cache->unsettled;
-    status st = u->n_moves == MAX_MOVES ? kvcache_settle(cache) : STATUS_OK;
-
-    cache->positions[to] = cache->positions[from];
-    u->to[u->n_moves] = to;
-    u->from[u->n_moves++] = from;
-    return st;
+    return op_kv_gather(cache->dev, &cache->pool, cache->device_entries + table->begin, rows->k,
+                        rows->v, rows->index, rows->n);
 }
 
 /* The page of the table becomes this slot's alone: shared, its rows move to a fresh one. */
-static status own_page(struct kvcache *cache, struct slot *s, const struct table *table, int page)
+static status own_page(struct kvcache *cache, const struct slot *s, const struct table *table,
+                       int page)
 {
     size_t entry = table->begin + (size_t)page;
     int page_rows = cache->config.page_rows;
     int left = table->rows - page * page_rows;
-    int32_t shared = s->pages[entry];
+    int32_t shared = cache->entries[entry];
     status st = STATUS_OK;
 
     if (cache->holders[shared] == 1) {
         return STATUS_OK;
     }
     if (cache->n_free == 0) {
-        return status_fail(STATUS_EXHAUSTED, "KV cache: none of %d pages is free for a copy",
-                           cache->n_pages);
+        return no_pages(cache, 1);
     }
-    s->pages[entry] = take_page(cache);
+    int32_t own = take_page(cache);
+    cache->entries[entry] = own;
     give_page(cache, shared);
     for (int i = 0; !st && i < left && i < page_rows; i++) {
-        st = move_row(cache, s->pages[entry] * page_rows + i, shared * page_rows + i);
+        st = kvcache_move_row(cache, own * page_rows + i, shared * page_rows + i);
     }
-    return st ? st : enter_page(cache, s, entry);
+    return st ? st : kvcache_enter_page(cache, s, entry);
 }
 
 status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int position,
@@ -464,7 +391,7 @@ status kvcache_append(struct kvcache *cache, int slot, int layer, int head, int 
     if (st) {
         return st;
     }
-    *row = pool_row(cache, s, table, table->rows - 1);
+    *row = pool_row(cache, table, table->rows - 1);
     cache->positions[*row] = position;
     return STATUS_OK;
 }
@@ -477,23 +404,17 @@ const int32_t *kvcache_positions(const struct kvcache *cache, int slot, int laye
     int left = table->rows - page * page_rows;
 
     *n = left < page_rows ? left : page_rows;
-    return cache->positions + pool_row(cache, &cache->slots[slot], table, page * page_rows);
-}
-
-struct kv_note *kvcache_notes(const struct kvcache *cache, int slot, int layer, int head)
-{
-    assert(cache->slots[slot].notes);
-    return cache->slots[slot].notes + table_of(cache, slot, layer, head)->notes;
+    return cache->positions + pool_row(cache, table, page * page_rows);
 }
 
 /* Row `to` of the head becomes row `from`. */
-static status replace_row(struct kvcache *cache, struct slot *s, const struct table *table, int to,
-                          int from)
+static status replace_row(struct kvcache *cache, const struct slot *s, const struct table *table,
+                          int to, int from)
 {
     status st = own_page(cache, s, table, to / cache->config.page_rows);
 
     return st ? st
-              : move_row(cache, pool_row(cache, s, table, to), pool_row(cache, s, table, from));
+              : kvcache_move_row(cache, pool_row(cache, table, to), pool_row(cache, table, from));
 }
 
 status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int row)
@@ -510,9 +431,9 @@ status kvcache_drop(struct kvcache *cache, int slot, int layer, int head, int ro
     if (!cache->config.ordered && row < last) {
         st = replace_row(cache, s, table, row, last);
     }
-    if (pages_of(cache, last) < pages_of(cache, table->rows)) {
-        int page = pages_of(cache, last);
-        give_page(cache, s->pages[table->begin + (size_t)page]);
+    if (kvcache_pages_of(cache, last) < kvcache_pages_of(cache, table->rows)) {
+        int page = kvcache_pages_of(cache, last);
+        give_page(cache, cache->entries[table->begin + (size_t)page]);
     }
     table->rows = last;
     return st;
@@ -525,19 +446,18 @@ int kvcache_rows(const struct kvcache *cache, int slot, int layer, int head)
 
 const int32_t *kvcache_table(const struct kvcache *cache, int slot, int layer, int head)
 {
-    return cache->slots[slot].device_pages + table_of(cache, slot, layer, head)->begin;
+    return cache->device_entries + table_of(cache, slot, layer, head)->begin;
 }
 
 int kvcache_first(const struct kvcache *cache, int slot, int layer, int head, int position)
 {
-    const struct slot *s = &cache->slots[slot];
     const struct table *table = table_of(cache, slot, layer, head);
     int low = 0;
     int high = table->rows;
 
     while (low < high) {
         int middle = low + (high - low) / 2;
-        if (cache->positions[pool_row(cache, s, table, middle)] < position) {
+        if (cache->positions[pool_row(cache, table, middle)] < position) {
             low = middle + 1;
         } else {
             high = middle;

@@ -1,4 +1,5 @@
 /* kvcache_bytes.c - what rows and pages take, without a cache. */
+#include "common/plan.h"
 #include "worker/kvcache.h"
 
 static size_t element_bytes(const struct kvcache_config *config, enum dtype dtype)
@@ -26,4 +27,12 @@ int kvcache_pages_for(const struct kvcache_config *config, enum dtype dtype)
     uint64_t limit = (uint64_t)(INT32_MAX / config->page_rows); /* rows are numbered in int32 */
 
     return (int)(pages < limit ? pages : limit);
+}
+
+uint64_t kvcache_list_bytes(const struct kvcache_config *config, enum dtype dtype)
+{
+    uint64_t tables = PLAN_MAX_SAMPLES * sizeof(int32_t);
+    uint64_t notes = (uint64_t)config->page_rows * sizeof(struct kv_note);
+
+    return (uint64_t)kvcache_pages_for(config, dtype) * (tables + notes);
 }

@@ -97,7 +97,7 @@ static status load(struct rank *rank, const struct link_assignment *assign)
 }
 
 /* Of a host, pages are touched only when used, so its share is a bound and no reservation.  A GPU
- * has nothing else to do: pages get nearly all that weights and prompts leave. */
+ * has nothing else to do: pages, and their lists, get nearly all that weights and prompts leave. */
 static status pool_bytes(const struct rank *rank, struct engine_config *engine)
 {
     struct engine_memory memory = engine_memory(rank->model, rank->dtype, engine);
@@ -124,6 +124,9 @@ static status pool_bytes(const struct rank *rank, struct engine_config *engine)
                            (unsigned long long)prompts, (unsigned long long)free_bytes);
     }
     engine->kv_bytes = (free_bytes - prompts) / 100 * FREE_GPU_PERCENT;
+    memory = engine_memory(rank->model, rank->dtype, engine);
+    engine->kv_bytes = (uint64_t)((double)engine->kv_bytes * (double)memory.pool /
+                                  (double)(memory.pool + memory.lists + 1));
     return STATUS_OK;
 }
 
@@ -170,14 +173,17 @@ static status join(struct rank *rank, const struct link_assignment *assign)
                                      .pages_total = (uint32_t)engine_pages_total(rank->engine),
                                      .page_rows = ENGINE_PAGE_ROWS,
                                      .weight_bytes = rank->model->bytes,
-                                     .scratch_bytes = memory.hidden + memory.layer_kv + memory.step,
+                                     .scratch_bytes = memory.hidden + memory.layer_kv +
+                                                      memory.step + memory.lists,
                                      .device = device};
     log_info("rank: ready group=%u rank=%u size=%u epoch=%llu device=\"%s\" weight_bytes=%llu "
-             "hidden_bytes=%llu layer_kv_bytes=%llu step_bytes=%llu pool_bytes=%llu warmup_ms=%.1f",
+             "hidden_bytes=%llu layer_kv_bytes=%llu step_bytes=%llu pool_bytes=%llu "
+             "list_bytes=%llu warmup_ms=%.1f",
              assign->group, assign->rank, assign->size, (unsigned long long)assign->epoch,
              ready.device, (unsigned long long)ready.weight_bytes,
              (unsigned long long)memory.hidden, (unsigned long long)memory.layer_kv,
-             (unsigned long long)memory.step, (unsigned long long)memory.pool, warmup_ms);
+             (unsigned long long)memory.step, (unsigned long long)memory.pool,
+             (unsigned long long)memory.lists, warmup_ms);
     vitals_ready(rank->vitals, assign->group, assign->rank, ready.kv_bytes_total);
     link_send_ready(rank->link, assign->epoch, &ready);
     return STATUS_OK;

@@ -72,6 +72,7 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
         {&s->row_weights, SLICE_ROWS, sizeof(float), "row weights"},
         {&s->step, step_bytes(model), 1, "lists of a step"},
         {&s->rules, most_cells(model), sizeof(*s->rules), "rules of a step"},
+        {&s->notes, context, sizeof(*s->notes), "notes of a head"},
         {&s->evicted, most_cells(model), sizeof(*s->evicted), "rows that leave"},
         {&s->key_counts, (size_t)split->query_heads * OP_KEY_BINS, sizeof(int32_t),
          "counts of scores"},

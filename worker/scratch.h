@@ -44,6 +44,8 @@ struct scratch {
     struct evict_rule *rules;
     int32_t *evicted;
 
+    struct kv_note *notes; /* (max_context): of the rows of one head, to their places */
+
     /* The k-th largest score of all heads of all ranks, found by key. */
     int32_t *key_counts;      /* (query heads, OP_KEY_BINS), by cache head */
     int64_t *key_sums;        /* (OP_KEY_BINS) of this rank's heads */

@@ -203,6 +203,7 @@ const struct backend backend_cpu = {
     .add = cpu_add,
     .silu_mul = cpu_silu_mul,
     .kv_gather = cpu_kv_gather,
+    .kv_note = cpu_kv_note,
     .kv_append = cpu_kv_append,
     .decode_attention = cpu_decode_attention,
     .kv_move = cpu_kv_move,

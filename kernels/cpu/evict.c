@@ -1,5 +1,6 @@
 /* evict.c - which row leaves a cache head after a decode step. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/kv.h"
 
 static bool stays(const struct evict_rule *rule, const struct kv_note *note)
 {
@@ -12,43 +13,31 @@ static bool goes_first(const struct kv_note *a, const struct kv_note *b)
     return a->mass < b->mass || (!(a->mass > b->mass) && a->position > b->position);
 }
 
-/* The notes of the rows that are left. */
-static void remove_note(const struct evict_rule *rule, int row, bool ordered)
-{
-    int last = rule->rows - 1;
-
-    if (ordered) {
-        memmove(rule->notes + row, rule->notes + row + 1,
-                (size_t)(last - row) * sizeof(*rule->notes));
-    } else {
-        rule->notes[row] = rule->notes[last];
-    }
-}
-
 /* mass (rows), or NULL. */
-static int evict_one(const struct evict_rule *rule, const float *mass, bool ordered)
+static int evict_one(const struct kv_pool *pool, const struct evict_rule *rule, const float *mass)
 {
-    struct kv_note *notes = rule->notes;
-    int count = 0, worst = -1;
+    const struct kv_note *worst = NULL;
+    int count = 0, row = -1;
 
-    notes[rule->rows - 1] = (struct kv_note){0.0f, rule->position, rule->new_marks};
     for (int i = 0; i < rule->rows; i++) {
-        if (mass) {
-            notes[i].mass += mass[i];
+        struct kv_note *note = &pool->notes[kv_row_of(pool, rule->pages, i)];
+
+        if (i == rule->rows - 1) {
+            *note = (struct kv_note){0.0f, rule->position, rule->new_marks};
         }
-        if (stays(rule, &notes[i])) {
+        if (mass) {
+            note->mass += mass[i];
+        }
+        if (stays(rule, note)) {
             continue;
         }
         count++;
-        if (worst < 0 || goes_first(&notes[i], &notes[worst])) {
-            worst = i;
+        if (!worst || goes_first(note, worst)) {
+            worst = note;
+            row = i;
         }
     }
-    if (count <= rule->n_others) {
-        return -1;
-    }
-    remove_note(rule, worst, ordered);
-    return worst;
+    return count > rule->n_others ? row : -1;
 }
 
 status cpu_evict(struct device *dev, const struct evict *args)
@@ -60,9 +49,8 @@ status cpu_evict(struct device *dev, const struct evict *args)
     }
 #pragma omp parallel for num_threads(cpu_threads(dev, rows, 1 << 14))
     for (int h = 0; h < args->heads; h++) {
-        args->out[h] =
-            evict_one(&args->rules[h], args->mass ? args->mass + (size_t)h * args->stride : NULL,
-                      args->ordered);
+        args->out[h] = evict_one(args->pool, &args->rules[h],
+                                 args->mass ? args->mass + (size_t)h * args->stride : NULL);
     }
     return STATUS_OK;
 }

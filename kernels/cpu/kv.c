@@ -22,13 +22,6 @@ void kv_put_row(const struct device *dev, const struct kv_pool *pool, size_t row
     }
 }
 
-/* Row i of a page table. */
-static size_t row_of(const struct kv_pool *pool, const int32_t *pages, int i)
-{
-    return (size_t)pages[i / pool->page_rows] * (size_t)pool->page_rows +
-           (size_t)(i % pool->page_rows);
-}
-
 status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                      const void *k, const void *v, const int32_t *index, int n)
 {
@@ -39,8 +32,18 @@ status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32
     for (int i = 0; i < n; i++) {
         size_t from = (index ? (size_t)index[i] : (size_t)i) * (size_t)pool->head_dim;
 
-        kv_put_row(dev, pool, row_of(pool, pages, i), act_const_at(dev, k, from),
+        kv_put_row(dev, pool, kv_row_of(pool, pages, i), act_const_at(dev, k, from),
                    act_const_at(dev, v, from));
+    }
+    return STATUS_OK;
+}
+
+status cpu_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                   const struct kv_note *notes, int n)
+{
+    (void)dev;
+    for (int i = 0; i < n; i++) {
+        pool->notes[kv_row_of(pool, pages, i)] = notes[i];
     }
     return STATUS_OK;
 }
@@ -58,6 +61,9 @@ status cpu_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t
         if (pool->k_scale) {
             pool->k_scale[a] = pool->k_scale[b];
             pool->v_scale[a] = pool->v_scale[b];
+        }
+        if (pool->notes) {
+            pool->notes[a] = pool->notes[b];
         }
     }
     return STATUS_OK;
@@ -93,7 +99,7 @@ status cpu_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t
     size_t d = (size_t)pool->head_dim;
 
     for (int i = 0; i < n; i++) {
-        size_t row = row_of(pool, pages, i);
+        size_t row = kv_row_of(pool, pages, i);
 
         get_row(dev, k, (size_t)i, pool->k, pool->k_scale, row, d);
         get_row(dev, v, (size_t)i, pool->v, pool->v_scale, row, d);

@@ -368,6 +368,7 @@ const struct backend backend_cuda = {
     .add = cuda_add,
     .silu_mul = cuda_silu_mul,
     .kv_gather = cuda_kv_gather,
+    .kv_note = cuda_kv_note,
     .kv_append = cuda_kv_append,
     .decode_attention = cuda_decode_attention,
     .kv_move = cuda_kv_move,

@@ -143,6 +143,8 @@ status cuda_add(struct device *dev, float *x, const float *y, size_t n);
 status cuda_silu_mul(struct device *dev, void *out, const void *gate, const void *up, size_t n);
 status cuda_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                       const void *k, const void *v, const int32_t *index, int n);
+status cuda_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                    const struct kv_note *notes, int n);
 status cuda_kv_append(struct device *dev, const struct kv_append *args);
 status cuda_decode_attention(struct device *dev, const struct decode_attention *args);
 status cuda_enter_pages(struct device *dev, const struct page_entry *list, int n);

@@ -1,7 +1,6 @@
 /* evict.cu - which row leaves a cache head after a decode step: a block for each head.  Of two rows
  * that may go one is first, whatever their places, so the reduction needs no order. */
-#include "kernels/cuda/cuda.h"
-#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/kv.h"
 
 static constexpr int BLOCK = 256;
 
@@ -38,12 +37,14 @@ static __device__ void join(struct candidate *a, const struct candidate *b)
 }
 
 /* A thread's rows: what the step gave them joins their masses. */
-static __device__ struct candidate look_at(const struct evict_rule *rule, const float *mass)
+static __device__ struct candidate look_at(const struct kv_pool *pool,
+                                           const struct evict_rule *rule, const float *mass)
 {
     struct candidate found = {{0.0f, 0, 0}, -1, 0};
 
     for (int i = (int)threadIdx.x; i < rule->rows; i += BLOCK) {
-        struct candidate here = {rule->notes[i], i, 1};
+        struct kv_note *note = pool->notes + kv_row_of(rule->pages, i, pool->page_rows);
+        struct candidate here = {*note, i, 1};
 
         if (i == rule->rows - 1) {
             here.note = {0.0f, rule->position, rule->new_marks};
@@ -51,7 +52,7 @@ static __device__ struct candidate look_at(const struct evict_rule *rule, const 
         if (mass) {
             here.note.mass += mass[i];
         }
-        rule->notes[i] = here.note;
+        *note = here.note;
         if (!stays(rule, &here.note)) {
             join(&found, &here);
         }
@@ -59,61 +60,29 @@ static __device__ struct candidate look_at(const struct evict_rule *rule, const 
     return found;
 }
 
-/* The notes of the rows that are left. */
-static __device__ void remove_note(const struct evict_rule *rule, int row, bool ordered)
-{
-    struct kv_note *notes = rule->notes;
-    int last = rule->rows - 1;
-
-    if (!ordered) {
-        if (threadIdx.x == 0) {
-            notes[row] = notes[last];
-        }
-        return;
-    }
-    for (int begin = row; begin < last; begin += BLOCK) {
-        int i = begin + (int)threadIdx.x;
-        struct kv_note next = {0.0f, 0, 0};
-
-        if (i < last) {
-            next = notes[i + 1];
-        }
-        __syncthreads();
-        if (i < last) {
-            notes[i] = next;
-        }
-        __syncthreads();
-    }
-}
-
-static __global__ void __launch_bounds__(BLOCK) evict_kernel(struct evict args)
+static __global__ void __launch_bounds__(BLOCK) evict_kernel(struct evict args, struct kv_pool pool)
 {
     auto *shared = gpu_shared<struct evict_shared>();
     const struct evict_rule rule = args.rules[blockIdx.x];
     const float *mass = args.mass ? args.mass + (size_t)blockIdx.x * args.stride : nullptr;
 
-    shared->of_thread[threadIdx.x] = look_at(&rule, mass);
+    shared->of_thread[threadIdx.x] = look_at(&pool, &rule, mass);
     for (unsigned by = BLOCK / 2; by > 0; by /= 2) {
         __syncthreads();
         if (threadIdx.x < by) {
             join(&shared->of_thread[threadIdx.x], &shared->of_thread[threadIdx.x + by]);
         }
     }
-    __syncthreads();
-    bool goes = shared->of_thread[0].count > rule.n_others;
-    int row = shared->of_thread[0].row;
-
     if (threadIdx.x == 0) {
-        args.out[blockIdx.x] = goes ? row : -1;
-    }
-    if (goes) {
-        remove_note(&rule, row, args.ordered);
+        const struct candidate first = shared->of_thread[0];
+
+        args.out[blockIdx.x] = first.count > rule.n_others ? first.row : -1;
     }
 }
 
 status cuda_evict(struct device *dev, const struct evict *args)
 {
     GPU_LAUNCH(evict_kernel, (unsigned)args->heads, BLOCK, sizeof(struct evict_shared),
-               cuda_stream(dev), *args);
+               cuda_stream(dev), *args, *args->pool);
     return cuda_launched("evict");
 }

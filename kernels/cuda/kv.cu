@@ -1,7 +1,6 @@
 /* kv.cu - rows of keys and values into, within and out of the pages of the cache.  head_dim is a
  * multiple of 8, so rows are whole 16-byte pieces; a thread moves one piece of k and of v. */
-#include "kernels/cuda/cuda.h"
-#include "kernels/cuda/gpu.h"
+#include "kernels/cuda/kv.h"
 
 static constexpr int BLOCK = 256;
 static constexpr size_t PIECE = 16;
@@ -23,18 +22,13 @@ static __device__ void copy_piece(const struct rows *m, size_t to, size_t from, 
     gpu_store16(m->to_v + a, gpu_load16(m->from_v + b));
 }
 
-static __device__ size_t row_of_pool(const int32_t *pages, int i, int page_rows)
-{
-    return (size_t)pages[i / page_rows] * (size_t)page_rows + (size_t)(i % page_rows);
-}
-
 static __global__ void gather_kernel(struct rows m, const int32_t *pages, const int32_t *index)
 {
     size_t number = gpu_thread();
     int i = (int)(number / m.pieces);
 
     if (i < m.n) {
-        copy_piece(&m, row_of_pool(pages, i, m.page_rows), index ? (size_t)index[i] : (size_t)i,
+        copy_piece(&m, kv_row_of(pages, i, m.page_rows), index ? (size_t)index[i] : (size_t)i,
                    number % m.pieces);
     }
 }
@@ -45,17 +39,32 @@ static __global__ void read_kernel(struct rows m, const int32_t *pages)
     int i = (int)(number / m.pieces);
 
     if (i < m.n) {
-        copy_piece(&m, (size_t)i, row_of_pool(pages, i, m.page_rows), number % m.pieces);
+        copy_piece(&m, (size_t)i, kv_row_of(pages, i, m.page_rows), number % m.pieces);
     }
 }
 
-/* One thread a piece, all moves one after the other: a row that was moved may move again. */
-static __global__ void move_kernel(struct rows m, const int32_t *to, const int32_t *from)
+/* One thread a piece and one for the notes, all moves one after the other: a row that was moved may
+ * move again. */
+static __global__ void move_kernel(struct rows m, struct kv_note *notes, const int32_t *to,
+                                   const int32_t *from)
 {
     size_t piece = gpu_thread();
 
     for (int i = 0; piece < m.pieces && i < m.n; i++) {
         copy_piece(&m, (size_t)to[i], (size_t)from[i], piece);
+    }
+    for (int i = 0; notes && piece == m.pieces && i < m.n; i++) {
+        notes[to[i]] = notes[from[i]];
+    }
+}
+
+static __global__ void note_kernel(struct kv_pool pool, const int32_t *pages,
+                                   const struct kv_note *notes, int n)
+{
+    int i = (int)gpu_thread();
+
+    if (i < n) {
+        pool.notes[kv_row_of(pages, i, pool.page_rows)] = notes[i];
     }
 }
 
@@ -101,8 +110,20 @@ status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_
     if (n == 0) {
         return STATUS_OK;
     }
-    GPU_LAUNCH(move_kernel, cuda_blocks(m.pieces, WARP), WARP, 0, cuda_stream(dev), m, to, from);
+    GPU_LAUNCH(move_kernel, cuda_blocks(m.pieces + 1, WARP), WARP, 0, cuda_stream(dev), m,
+               pool->notes, to, from);
     return cuda_launched("kv_move");
+}
+
+status cuda_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
+                    const struct kv_note *notes, int n)
+{
+    if (n == 0) {
+        return STATUS_OK;
+    }
+    GPU_LAUNCH(note_kernel, cuda_blocks((size_t)n, BLOCK), BLOCK, 0, cuda_stream(dev), *pool, pages,
+               notes, n);
+    return cuda_launched("kv_note");
 }
 
 static __global__ void enter_pages_kernel(const struct page_entry *list, int n)

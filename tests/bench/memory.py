@@ -30,7 +30,7 @@ from service import MODELS, Service, fastkv, full, prompt, sampling  # noqa: E40
 
 MIB = 1 << 20
 SLICE_ROWS, PAGE_ROWS, WINDOW = 512, 32, 8  # common/slices.h, worker/engine.h, common/method.c
-NOTE_BYTES = 9  # of each row of a page: position, mass, mark (worker/kvcache.h)
+POSITION_BYTES = 4  # of each row of a page (worker/kvcache_bytes.c)
 RETAIN_RATE, TSP_RATE = 0.1, 0.2            # FASTKV's defaults
 WARM_TOKENS, WARM_NEW = 1024, 2             # the first request
 WIDE = Shape(hidden=512, layers=4, query_heads=8, kv_heads=2, head_dim=64, intermediate=1408,
@@ -83,7 +83,7 @@ def predict(config, method, n, new, rank, ranks, element):
     if method == "FASTKV":
         lists += 4 * n * (2 * queries + 1 + 3)   # scores, pooled, their total; the chosen rows
     return {"hidden": 4 * n * hidden, "layer_kv": 2 * n * keys * d * element,
-            "pool": pages * PAGE_ROWS * (2 * d * element + NOTE_BYTES),
+            "pool": pages * PAGE_ROWS * (2 * d * element + POSITION_BYTES),
             "step": chunk + lists + 4 * vocab}
 
 

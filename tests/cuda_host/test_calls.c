@@ -60,6 +60,8 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin, s
 {
     unsigned long logprobs = begin->sampling.logprobs > 0;
     const struct plan_advance advance = {.slot = begin->slot, .slices = 1};
+    static const struct cuda_host_calls any = {.waits = 100, .uploads = 100, .downloads = 100};
+    static const struct cuda_host_calls opened = {.waits = 3, .uploads = 1, .downloads = 1};
     const struct cuda_host_calls whole = {.waits = 1, .uploads = 0};
     /* per cache head a table; the window's rows, and the row or the rows that go on */
     const struct cuda_host_calls choice = {.waits = 2, .uploads = 16, .downloads = 16};
@@ -70,24 +72,32 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin, s
     struct step_result result;
     struct slices walk;
     struct slice slice;
+    struct cuda_host_calls before = cuda_host_calls();
     status st = engine_step(bench->engine, &plan, &result);
+    struct cuda_host_calls calls = since(&before);
 
+    if (!st) {
+        st = check_most("a begin", &calls, &opened);
+    }
     plan = (struct plan){.n_advance = 1, .advance = &advance};
     slices_begin(&walk, &begin->params, &bench->model->config, (int)begin->n_prompt);
     while (!st && slices_next(&walk, &slice)) {
-        struct cuda_host_calls before = cuda_host_calls();
+        bool chooses = slice.chooses, ends = walk.next.end == 0;
+        const struct cuda_host_calls *most = ends ? &last : chooses ? &choice : &whole;
         unsigned long launches = cuda_host_launches();
+        before = cuda_host_calls();
         plan.number = bench->number++;
         st = engine_step(bench->engine, &plan, &result);
-        struct cuda_host_calls calls = since(&before);
-        if (counts && slice.chooses && slice.kind == SLICE_WHOLE) {
+        calls = since(&before);
+        if (counts && chooses && slice.kind == SLICE_WHOLE) {
             counts->choices++;
             counts->kernels += cuda_host_launches() - launches;
         }
-        bool chooses = slice.chooses, ends = walk.next.end == 0;
-        /* FASTGEN's scores decide on the host */
-        if (!st && begin->params.method != METHOD_FASTGEN) {
-            st = check_most("a slice", &calls, ends ? &last : chooses ? &choice : &whole);
+        if (begin->params.method == METHOD_FASTGEN) { /* its scores decide on the host */
+            most = &any;
+        }
+        if (!st) {
+            st = check_most("a slice", &calls, most);
         }
     }
     return st;

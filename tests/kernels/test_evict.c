@@ -7,14 +7,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADS = 5, MOST_ROWS = 1400, STEPS = 12 };
+enum { HEADS = 5, MOST_ROWS = 1400, STEPS = 12, PAGE_ROWS = 8, DIM = 8 };
+enum { TABLE = (MOST_ROWS + STEPS + PAGE_ROWS - 1) / PAGE_ROWS };
 
 struct head {
-    struct kv_note notes[MOST_ROWS + STEPS], expected[MOST_ROWS + STEPS];
+    struct kv_note expected[MOST_ROWS + STEPS]; /* in the order of the rows */
+    int32_t pages[TABLE];
     struct evict_rule rule;
 };
 
 static struct device *dev;
+static struct kv_note pool_notes[HEADS * TABLE * PAGE_ROWS];
+static char nothing[1];
+static const struct kv_pool pool = {
+    .k = nothing, .v = nothing, .notes = pool_notes, .page_rows = PAGE_ROWS, .head_dim = DIM};
+
+static struct kv_note *note_of(const struct head *head, int row)
+{
+    return &pool_notes[head->pages[row / PAGE_ROWS] * PAGE_ROWS + row % PAGE_ROWS];
+}
 
 /* Masses on a grid, so that many are equal; rows in any order. */
 static void begin_head(struct head *head, int rows, uint64_t *seed)
@@ -22,12 +33,16 @@ static void begin_head(struct head *head, int rows, uint64_t *seed)
     for (int i = 0; i < rows; i++) {
         int j = test_below(seed, i + 1);
 
-        head->notes[i] = head->notes[j];
-        head->notes[j] = (struct kv_note){.mass = (float)test_below(seed, 40) / 8.0f,
-                                          .position = 2 * i,
-                                          .marks = (uint32_t)test_below(seed, 4)};
+        head->expected[i] = head->expected[j];
+        head->expected[j] = (struct kv_note){.mass = (float)test_below(seed, 40) / 8.0f,
+                                             .position = 2 * i,
+                                             .marks = (uint32_t)test_below(seed, 4)};
     }
-    head->rule = (struct evict_rule){.rows = rows,
+    for (int i = 0; i < rows; i++) {
+        *note_of(head, i) = head->expected[i];
+    }
+    head->rule = (struct evict_rule){.pages = head->pages,
+                                     .rows = rows,
                                      .position = 2 * rows,
                                      .first = test_below(seed, 9),
                                      .recent = INT_MAX,
@@ -36,24 +51,22 @@ static void begin_head(struct head *head, int rows, uint64_t *seed)
     if (test_below(seed, 2)) {
         head->rule.recent = 2 * rows - test_below(seed, 2 * rows);
     }
-    memcpy(head->expected, head->notes, sizeof(head->notes));
 }
 
-static void remove_expected(struct head *head, int row, bool ordered)
+/* The last one takes its place, as in a cache without an order. */
+static void remove_row(struct head *head, int row)
 {
     int last = head->rule.rows - 1;
 
-    if (row >= 0 && ordered) {
-        memmove(head->expected + row, head->expected + row + 1,
-                (size_t)(last - row) * sizeof(*head->expected));
-    } else if (row >= 0) {
+    if (row >= 0) {
         head->expected[row] = head->expected[last];
+        *note_of(head, row) = *note_of(head, last);
     }
     head->rule.rows -= row >= 0;
 }
 
 /* A row joins every head, then one may leave. */
-static void check_step(struct head *heads, bool ordered, bool weighs, uint64_t *seed)
+static void check_step(struct head *heads, bool weighs, uint64_t *seed)
 {
     static float mass[HEADS][MOST_ROWS + STEPS];
     struct evict_rule rules[HEADS];
@@ -64,23 +77,23 @@ static void check_step(struct head *heads, bool ordered, bool weighs, uint64_t *
         heads[h].rule.position += 2;
         heads[h].rule.new_marks = (uint32_t)test_below(seed, 4);
         rules[h] = heads[h].rule;
-        rules[h].notes = heads[h].notes;
         for (int i = 0; i < rules[h].rows; i++) {
             mass[h][i] = (float)test_below(seed, 8) / 8.0f;
         }
     }
     CHECK_OK(op_evict(dev, &(struct evict){.out = got,
+                                           .pool = &pool,
                                            .rules = rules,
                                            .mass = weighs ? mass[0] : NULL,
                                            .stride = MOST_ROWS + STEPS,
-                                           .heads = HEADS,
-                                           .ordered = ordered}));
+                                           .heads = HEADS}));
     for (int h = 0; h < HEADS; h++) {
-        rules[h].notes = heads[h].expected;
-        CHECK(got[h] == define_evict(&rules[h], weighs ? mass[h] : NULL));
-        remove_expected(&heads[h], got[h], ordered);
-        CHECK(memcmp(heads[h].notes, heads[h].expected,
-                     (size_t)heads[h].rule.rows * sizeof(*heads[h].notes)) == 0);
+        CHECK(got[h] == define_evict(&rules[h], heads[h].expected, weighs ? mass[h] : NULL));
+        for (int i = 0; i < rules[h].rows; i++) {
+            CHECK(memcmp(note_of(&heads[h], i), &heads[h].expected[i], sizeof(struct kv_note)) ==
+                  0);
+        }
+        remove_row(&heads[h], got[h]);
     }
 }
 
@@ -91,12 +104,15 @@ static void test_the_lightest_of_the_rows_that_may_go_leaves(void **state)
     uint64_t seed = 5;
 
     (void)state;
+    for (int i = 0; i < HEADS * TABLE; i++) { /* their pages lie among each other */
+        heads[i % HEADS].pages[i / HEADS] = i;
+    }
     for (int round = 0; round < 12; round++) {
         for (int h = 0; h < HEADS; h++) {
             begin_head(&heads[h], rows[(h + round) % HEADS], &seed);
         }
         for (int step = 0; step < STEPS; step++) {
-            check_step(heads, round % 2, round % 3 > 0, &seed);
+            check_step(heads, round % 3 > 0, &seed);
         }
     }
     free(heads);

@@ -184,6 +184,41 @@ static void test_gather_of_any_shape_up_to_long_prompts(void **state)
         &(struct gather_case){.rows = 131072, .page_rows = 32, .dim = 8, .per_mille = 500}, &seed);
 }
 
+/* A note for each row of a table; a row that moves takes it along. */
+static void check_notes(const struct variant *variant)
+{
+    const int32_t pages[] = {5, 0, 3};
+    const int32_t to[] = {23, 1}, from[] = {2, 23};
+    struct cache c = cache_open(variant);
+    struct kv_note notes[PAGES * PAGE_ROWS] = {0}, list[10];
+
+    c.pool.notes = notes;
+    for (int i = 0; i < 10; i++) {
+        list[i] = (struct kv_note){.mass = (float)i, .position = 100 + i, .marks = 3};
+    }
+    CHECK_OK(op_kv_note(c.dev, &c.pool, pages, list, 0));
+    CHECK(notes[5 * PAGE_ROWS].position == 0);
+    CHECK_OK(op_kv_note(c.dev, &c.pool, pages, list, 10));
+    for (int i = 0; i < 3 * PAGE_ROWS; i++) {
+        const struct kv_note *note = &notes[pages[i / PAGE_ROWS] * PAGE_ROWS + i % PAGE_ROWS];
+        CHECK(note->position == (i < 10 ? 100 + i : 0) && note->marks == (i < 10 ? 3 : 0));
+    }
+    CHECK_OK(op_kv_gather(c.dev, &c.pool, pages, c.k.act, c.v.act, NULL, 10));
+    CHECK_OK(op_kv_move(c.dev, &c.pool, to, from, 2));
+    check_row(&c, 23, 6);
+    check_row(&c, 1, 6);
+    CHECK(notes[23].position == 106 && notes[1].position == 106 && notes[1].mass == 6.0f);
+    cache_close(&c);
+}
+
+static void test_notes_are_rows_notes(void **state)
+{
+    (void)state;
+    for (int v = 0; v < n_variants; v++) {
+        check_notes(&variants[v]);
+    }
+}
+
 static void check_append(const struct variant *variant)
 {
     const int32_t slot[] = {23, 0, 9, 10};
@@ -250,6 +285,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gather_fills_pages_in_table_order),
         cmocka_unit_test(test_gather_of_any_shape_up_to_long_prompts),
+        cmocka_unit_test(test_notes_are_rows_notes),
         cmocka_unit_test(test_append_writes_one_row_a_slot),
         cmocka_unit_test(test_pages_are_entered_where_the_list_says),
     };

@@ -1,3 +1,4 @@
+#include "common/plan.h"
 #include "tests/check.h"
 #include "worker/kvcache.h"
 
@@ -60,6 +61,14 @@ static int teardown(void **state)
     return 0;
 }
 
+/* Up to 8 rows join each head. */
+static void begin(struct kvcache *cache, int slot, int heads, const int *most, bool noted)
+{
+    CHECK_OK(kvcache_begin(
+        cache, slot,
+        &(struct kv_slot){.heads = heads, .max_rows = most, .appended = 8, .noted = noted}));
+}
+
 static status store(struct fixture *f, int slot, int layer, int head, const int32_t *list, int n)
 {
     const struct kv_rows rows = {.k = f->k, .v = f->v, .index = list, .positions = list, .n = n};
@@ -88,7 +97,7 @@ static void test_heads_keep_lists_of_their_own_length(void **state)
 
     CHECK(kvcache_pages_total(f->cache) == PAGES);
     CHECK(kvcache_bytes_total(f->cache) == PAGES * PAGE_BYTES);
-    CHECK_OK(kvcache_begin(f->cache, 2, HEADS, max_rows, false));
+    begin(f->cache, 2, HEADS, max_rows, false);
     CHECK(kvcache_pages_used(f->cache) == 0);
     for (int head = 0; head < HEADS; head++) {
         CHECK_OK(store(f, 2, 1, head, lists[head], n[head]));
@@ -124,7 +133,7 @@ static void test_appended_rows_follow_in_fresh_pages(void **state)
     struct fixture *f = *state;
     static const int32_t list[] = {5, 6, 7};
 
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows, false));
+    begin(f->cache, 0, 1, max_rows, false);
     CHECK_OK(store(f, 0, 0, 0, list, 3));
     for (int i = 0; i < 6; i++) {
         int32_t row;
@@ -146,7 +155,7 @@ static void test_visible_rows_are_found_by_position(void **state)
     static const int32_t list[] = {2, 3, 10, 11, 12, 30};
     int32_t row;
 
-    CHECK_OK(kvcache_begin(f->cache, 1, 1, max_rows, false));
+    begin(f->cache, 1, 1, max_rows, false);
     CHECK_OK(store(f, 1, 0, 0, list, 6));
     CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 60, &row));
     CHECK(kvcache_first(f->cache, 1, 0, 0, -5) == 0);
@@ -167,7 +176,7 @@ static void test_a_full_pool_refuses_and_recovers(void **state)
     for (int i = 0; i < 64; i++) {
         all[i] = i;
     }
-    CHECK_OK(kvcache_begin(f->cache, 0, 2, rows, false));
+    begin(f->cache, 0, 2, rows, false);
     CHECK_OK(store(f, 0, 0, 0, all, 64));
     CHECK_FAILS(store(f, 0, 0, 1, all, 17), STATUS_EXHAUSTED, "4 of 20 pages are free, 5");
     CHECK(kvcache_rows(f->cache, 0, 0, 1) == 0);
@@ -175,7 +184,7 @@ static void test_a_full_pool_refuses_and_recovers(void **state)
     CHECK_FAILS(kvcache_append(f->cache, 0, 0, 1, 64, &row), STATUS_EXHAUSTED, "0 of 20");
     kvcache_release(f->cache, 0);
     CHECK(kvcache_pages_used(f->cache) == 0);
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, rows, false));
+    begin(f->cache, 0, 1, rows, false);
     CHECK_OK(store(f, 0, 1, 0, all, 64));
     kvcache_release(f->cache, 0);
     kvcache_release(f->cache, 0);
@@ -196,7 +205,7 @@ static void drop_two(const struct fixture *f, struct kvcache *cache, const int *
     static const int32_t list[] = {2, 3, 10, 11, 12, 30, 31};
     const struct kv_rows rows = {.k = f->k, .v = f->v, .index = list, .positions = list, .n = 7};
 
-    CHECK_OK(kvcache_begin(cache, 0, 1, max_rows, false));
+    begin(cache, 0, 1, max_rows, false);
     CHECK_OK(kvcache_store(cache, 0, 0, 0, &rows));
     CHECK(kvcache_pages_used(cache) == 2);
     CHECK_OK(kvcache_drop(cache, 0, 0, 0, 1));
@@ -301,7 +310,7 @@ static void test_forks_share_pages_until_they_append(void **state)
     struct fixture *f = *state;
     static const int32_t list[] = {2, 3, 10, 11, 12, 30};
 
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows, false));
+    begin(f->cache, 0, 1, max_rows, false);
     CHECK_OK(store(f, 0, 0, 0, list, 6));
     CHECK(kvcache_shared_pages(f->cache, 0, 1) == 1 && kvcache_shared_pages(f->cache, 0, 0) == 2);
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
@@ -332,7 +341,7 @@ static void test_forks_part_at_the_first_row_that_leaves(void **state)
     struct fixture *f = *state;
     static const int32_t list[] = {2, 3, 10, 11, 12, 30};
 
-    CHECK_OK(kvcache_begin(f->cache, 0, 1, max_rows, false));
+    begin(f->cache, 0, 1, max_rows, false);
     CHECK_OK(store(f, 0, 0, 0, list, 6));
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
     CHECK_OK(kvcache_drop(f->cache, 1, 0, 0, 1)); /* a row of the full page */
@@ -348,22 +357,112 @@ static void test_forks_part_at_the_first_row_that_leaves(void **state)
     CHECK(kvcache_pages_used(f->cache) == 0);
 }
 
-static void test_forks_have_notes_of_their_own(void **state)
+static struct kv_note note_of(const struct fixture *f, int slot, int layer, int head, int row)
+{
+    const int32_t *table = kvcache_table(f->cache, slot, layer, head);
+
+    return kvcache_pool(f->cache)->notes[table[row / PAGE_ROWS] * PAGE_ROWS + row % PAGE_ROWS];
+}
+
+/* Every step changes notes, so rows with notes are copied at once; a row's note goes where it
+ * goes. */
+static void test_rows_with_notes_are_not_shared(void **state)
 {
     struct fixture *f = *state;
-    struct kv_note note = {.mass = 7.0F, .position = 3};
+    static const int32_t list[] = {2, 3, 10, 11, 12, 30};
+    struct kv_note notes[6];
 
-    CHECK_OK(kvcache_begin(f->cache, 0, HEADS, max_rows, true));
-    CHECK_OK(device_upload(f->dev, kvcache_notes(f->cache, 0, 1, 1), &note, sizeof(note)));
+    for (int i = 0; i < 6; i++) {
+        notes[i] = (struct kv_note){.mass = (float)i, .position = list[i], .marks = 1};
+    }
+    begin(f->cache, 0, 1, max_rows, true);
+    CHECK_OK(store(f, 0, 0, 0, list, 6));
+    CHECK_OK(
+        op_kv_note(f->dev, kvcache_pool(f->cache), kvcache_table(f->cache, 0, 0, 0), notes, 6));
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
-    note.mass = 8.0F;
-    CHECK_OK(device_upload(f->dev, kvcache_notes(f->cache, 0, 1, 1), &note, sizeof(note)));
-    CHECK_OK(device_download(f->dev, &note, kvcache_notes(f->cache, 1, 1, 1), sizeof(note)));
-    CHECK(note.mass == 7.0F && note.position == 3);
-    CHECK_OK(device_download(f->dev, &note, kvcache_notes(f->cache, 1, 1, 0), sizeof(note)));
-    CHECK(note.mass == 0.0F);
+    CHECK_OK(kvcache_settle(f->cache));
+    CHECK(kvcache_pages_used(f->cache) == 4);
+    notes[5].mass = 9.0F;
+    CHECK_OK(
+        op_kv_note(f->dev, kvcache_pool(f->cache), kvcache_table(f->cache, 0, 0, 0), notes, 6));
+    CHECK_OK(kvcache_drop(f->cache, 1, 0, 0, 1));
+    CHECK_OK(kvcache_settle(f->cache));
+    check_rows(f, 0, (const int[]){2, 3, 10, 11, 12, 30}, 6);
+    check_rows(f, 1, (const int[]){2, 30, 10, 11, 12}, 5);
+    CHECK(note_of(f, 0, 0, 0, 1).mass == 1.0F && note_of(f, 0, 0, 0, 5).mass == 9.0F);
+    CHECK(note_of(f, 1, 0, 0, 1).mass == 5.0F && note_of(f, 1, 0, 0, 1).position == 30);
     kvcache_release(f->cache, 0);
     kvcache_release(f->cache, 1);
+    CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
+static void test_a_fork_without_pages_for_its_rows_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+
+    begin(f->cache, 0, HEADS, (const int[]){20, 20}, true);
+    for (int head = 0; head < HEADS; head++) {
+        CHECK_OK(store(f, 0, 0, head, list, 17));
+    }
+    CHECK_FAILS(kvcache_fork(f->cache, 0, 1), STATUS_EXHAUSTED,
+                "5 of 20 pages are free, 15 are needed");
+    CHECK(kvcache_pages_used(f->cache) == 15);
+    kvcache_release(f->cache, 0);
+}
+
+/* Slots come and go until the block's end was reached several times; those that stay have their
+ * rows where they were.  A table is as large as its head can become: 15 rows and 8, or 20. */
+static void test_tables_move_together_when_their_block_ends(void **state)
+{
+    struct fixture *f = *state;
+    static const int most[LAYERS] = {160, 20};
+    int32_t list[15];
+    int32_t row;
+
+    for (int i = 0; i < 15; i++) {
+        list[i] = 2 * i;
+    }
+    begin(f->cache, 3, 1, most, false);
+    CHECK_OK(store(f, 3, 0, 0, list, 4));
+    CHECK(kvcache_most_pages(f->cache, 3) == 3);
+    for (int round = 0; round < 400; round++) {
+        int slot = round % 2;
+        kvcache_release(f->cache, slot);
+        begin(f->cache, slot, 1, most, false);
+        CHECK_OK(store(f, slot, 0, 0, list, 15));
+        CHECK_OK(store(f, slot, 1, 0, list, 15));
+        CHECK(kvcache_most_pages(f->cache, slot) == 6 + 5);
+        if (round == 200) { /* a page that is not settled yet */
+            CHECK_OK(kvcache_append(f->cache, 3, 0, 0, 50, &row));
+        }
+    }
+    append(f, 3, 51);
+    CHECK(kvcache_rows(f->cache, 3, 0, 0) == 6);
+    check_row(f, 3, 0, 0, 1, 2);
+    check_row(f, 3, 0, 0, 5, 51);
+    for (int slot = 0; slot < 2; slot++) {
+        for (int i = 0; i < 15; i++) {
+            check_row(f, slot, 1, 0, i, 2 * i);
+        }
+    }
+    for (int slot = 0; slot < 4; slot++) {
+        kvcache_release(f->cache, slot);
+    }
+    CHECK(kvcache_pages_used(f->cache) == 0);
+}
+
+static void test_tables_without_room_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t list[] = {0};
+    static const int rows[LAYERS] = {PAGES * PLAN_MAX_SAMPLES * PAGE_ROWS + 1, 1};
+
+    CHECK_OK(kvcache_begin(
+        f->cache, 0, &(struct kv_slot){.heads = 1, .max_rows = rows, .appended = rows[0] - 1}));
+    CHECK_FAILS(store(f, 0, 0, 0, list, 1), STATUS_EXHAUSTED,
+                "page tables have 0 of 1280 entries, 1281 more");
+    kvcache_release(f->cache, 0);
 }
 
 static void test_a_copy_without_a_free_page_is_refused(void **state)
@@ -372,14 +471,14 @@ static void test_a_copy_without_a_free_page_is_refused(void **state)
     static const int32_t list[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
     int32_t row;
 
-    CHECK_OK(kvcache_begin(f->cache, 0, HEADS, (const int[]){20, 20}, false));
+    begin(f->cache, 0, HEADS, (const int[]){20, 20}, false);
     for (int i = 0; i < 4; i++) {
         CHECK_OK(store(f, 0, i / 2, i % 2, list, 17));
     }
     CHECK_OK(kvcache_fork(f->cache, 0, 1));
     CHECK(kvcache_pages_used(f->cache) == PAGES);
     CHECK_FAILS(kvcache_append(f->cache, 1, 0, 0, 50, &row), STATUS_EXHAUSTED,
-                "none of 20 pages is free");
+                "0 of 20 pages are free, 1 are needed");
     kvcache_release(f->cache, 0);
     CHECK_OK(kvcache_append(f->cache, 1, 0, 0, 50, &row)); /* nobody else has it now */
     kvcache_release(f->cache, 1);
@@ -408,7 +507,10 @@ int main(void)
         cmocka_unit_test(test_int8_rows_take_a_byte_a_number_and_move_with_their_scales),
         cmocka_unit_test(test_forks_share_pages_until_they_append),
         cmocka_unit_test(test_forks_part_at_the_first_row_that_leaves),
-        cmocka_unit_test(test_forks_have_notes_of_their_own),
+        cmocka_unit_test(test_rows_with_notes_are_not_shared),
+        cmocka_unit_test(test_a_fork_without_pages_for_its_rows_is_refused),
+        cmocka_unit_test(test_tables_move_together_when_their_block_ends),
+        cmocka_unit_test(test_tables_without_room_are_refused),
         cmocka_unit_test(test_a_copy_without_a_free_page_is_refused),
         cmocka_unit_test(test_memory_below_a_page_is_refused),
     };
