@@ -456,6 +456,10 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
 status op_evict(struct device *dev, const struct evict *args)
 {
     assert(args->heads > 0 && pool_valid(args->pool) && args->pool->notes);
+    assert(!args->attention ||
+           (args->attention->pool == args->pool && !args->mass &&
+            args->attention->rows <= OP_MAX_DECODE_ROWS &&
+            args->attention->rows * args->attention->cache_heads == args->heads));
     return dev->backend->evict(dev, args);
 }
 

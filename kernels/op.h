@@ -340,15 +340,17 @@ status op_decode_mass(struct device *dev, float *out, size_t stride,
 
 /*
  * Which row leaves a cache head after a decode step whose new row is the head's last.  Each row has
- * a note; the new one gets its own, then what the step's attention gave each row joins its mass.
+ * a note; the new one gets its own, then what the step's attention gave each row joins its mass:
+ * what op_decode_mass() says, or nothing.
  * Rows below position `first`, above `recent`, or with one of the marks, stay; if those that may go
  * are more than n_others, the lightest of them goes, of equal ones the highest position.  It is for
  * the caller to take the row out of its pages (op_kv_move()).
  */
 struct evict_rule {
     const int32_t *pages; /* the head's table, on the device */
-    int32_t rows;
-    int32_t position; /* of the new row, and its marks */
+    int32_t rows;         /* 0: none, and none goes */
+    int32_t joins;        /* of attention, reduced like this (enum group_reduce); 0: nothing */
+    int32_t position;     /* of the new row, and its marks */
     uint32_t new_marks;
     int32_t first, recent;
     uint32_t marks;
@@ -358,9 +360,10 @@ struct evict {
     int32_t *out;                   /* (heads): the row that goes, or -1 */
     const struct kv_pool *pool;     /* with notes */
     const struct evict_rule *rules; /* (heads) on the device */
-    const float *mass;              /* (heads, stride) of op_decode_mass(); NULL: nothing joins */
-    size_t stride;
     int heads;
+    const struct decode_attention *attention; /* of these heads; NULL: `joins` is 0 in all rules */
+    const float *mass; /* (heads, stride) of op_decode_mass() joins instead; NULL: does not */
+    size_t stride;
 };
 status op_evict(struct device *dev, const struct evict *args);
 

@@ -12,6 +12,8 @@ struct part {
     int first, n; /* rows */
     int heads;    /* cache heads of a row */
     size_t cell;  /* of its first row, within a layer's */
+    bool by_query;
+    bool evicts; /* any of them, by attention */
 };
 
 /* By what a row has a cache for, and how its keys get their positions. */
@@ -27,6 +29,7 @@ struct step {
     int live; /* rows with a sequence */
     int n;
     struct part parts[PARTS];
+    bool evicts; /* any part */
     size_t layer_cells;
     struct step_lists lists; /* on the device */
     struct step_lists host;
@@ -46,6 +49,7 @@ static void divide(struct step *step)
     int n = 0;
 
     step->layer_cells = 0;
+    step->evicts = false;
     for (int p = 0; p < PARTS; p++) {
         struct part *part = &step->parts[p];
         bool by_query = p == BY_QUERY_HEAD || p == RANKED_BY_QUERY_HEAD;
@@ -53,13 +57,16 @@ static void divide(struct step *step)
             .first = n,
             .heads = by_query ? split->query_heads : split->kv_heads,
             .cell = step->layer_cells,
+            .by_query = by_query,
         };
         for (int i = 0; i < step->live; i++) {
             if (part_number(step->rows[i]) == p) {
+                part->evicts = part->evicts || evict_follows(step->rows[i]);
                 rows[n++] = step->rows[i];
             }
         }
         part->n = n - part->first;
+        step->evicts = step->evicts || part->evicts;
         step->layer_cells += (size_t)part->n * (size_t)part->heads;
     }
     for (int i = 0; i < n; i++) {
@@ -79,7 +86,6 @@ static status place_row(const struct step *step, int layer, const struct part *p
     const struct step_lists *host = &step->host;
     int sliding = step->member->model->config.sliding_window;
     int position = sequence_position(sequence);
-    bool evicts = evict_follows(sequence);
 
     for (int head = 0; head < part->heads; head++) {
         size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads + head);
@@ -99,12 +105,24 @@ static status place_row(const struct step *step, int layer, const struct part *p
             sliding && !sequence->ranked
                 ? kvcache_first(step->cache, sequence->slot, layer, head, position - sliding + 1)
                 : 0;
-        if (evicts) {
-            step->member->scratch->host_rules[cell] =
-                evict_rule(step->cache, sequence, layer, head, part->heads);
-        }
     }
     return STATUS_OK;
+}
+
+/* What leaves a row's caches; nothing, unless a sequence is there that evicts. */
+static void place_rules(const struct step *step, int layer, const struct part *part, int row)
+{
+    struct evict_rule *rules = step->member->scratch->host_rules + first_cell(step, layer, part) +
+                               (size_t)(row * part->heads);
+
+    if (part->first + row < step->live && evict_follows(step->rows[part->first + row])) {
+        evict_rules(rules, step->member, step->cache, step->rows[part->first + row], layer,
+                    part->heads);
+        return;
+    }
+    for (int head = 0; head < part->heads; head++) {
+        rules[head] = (struct evict_rule){.rows = 0};
+    }
 }
 
 /* The same of a row without a sequence. */
@@ -130,6 +148,9 @@ static status place_part(const struct step *step, int layer, const struct part *
         } else {
             place_spare_row(step, layer, part, row);
         }
+        if (!st && part->evicts) {
+            place_rules(step, layer, part, row);
+        }
     }
     return st;
 }
@@ -153,16 +174,6 @@ static void place_tokens(const struct step *step)
     }
 }
 
-static bool any_evicts(const struct step *step)
-{
-    for (int i = 0; i < step->live; i++) {
-        if (evict_follows(step->rows[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* All layers at once, so that one upload serves the step. */
 static status place_rows(struct step *step)
 {
@@ -183,7 +194,7 @@ static status place_rows(struct step *step)
     }
     place_tokens(step);
     st = kvcache_settle(step->cache);
-    if (!st && any_evicts(step)) {
+    if (!st && step->evicts) {
         st = device_upload(step->member->dev, s->rules, s->host_rules, cells * sizeof(*s->rules));
     }
     return st ? st : device_upload(step->member->dev, s->step, s->host_step, bytes);
@@ -253,6 +264,25 @@ static struct decode_attention attention_of_row(const struct step *step, const s
     return one;
 }
 
+/* The rows of a part that go through their caches one by one. */
+static status attend_each(const struct step *step, int layer, const struct part *part,
+                          const struct decode_attention *all)
+{
+    size_t cell = first_cell(step, layer, part);
+    status st = STATUS_OK;
+
+    for (int row = 0; !st && row < part->n; row++, cell += (size_t)part->heads) {
+        const struct sequence *sequence = step->rows[part->first + row];
+        const struct decode_attention one = attention_of_row(step, part, all, row);
+        if (sequence->ranked) {
+            st = ranked_attention(step->member, step->cache, sequence, layer, &one);
+        } else if (evict_follows(sequence)) {
+            st = evict_after_on_ranks(step->member, sequence, &one, cell);
+        }
+    }
+    return st;
+}
+
 /* The part's new rows join the cache and attend to it; then rows that leave it are chosen. */
 static status attend(const struct step *step, int layer, const struct part *part)
 {
@@ -279,17 +309,13 @@ static status attend(const struct step *step, int layer, const struct part *part
     if (!st && !ranked) {
         st = op_decode_attention(step->member->dev, &all);
     }
-    for (int row = 0; !st && row < part->n && part->first + row < step->live; row++) {
-        const struct sequence *sequence = step->rows[part->first + row];
-        const struct decode_attention one = attention_of_row(step, part, &all, row);
-        if (ranked) {
-            st = ranked_attention(step->member, step->cache, sequence, layer, &one);
-        } else if (evict_follows(sequence)) {
-            st = evict_after(step->member, step->cache, sequence,
-                             cell + (size_t)(row * part->heads), &one);
-        }
+    if (st || (!ranked && !part->evicts)) {
+        return st;
     }
-    return st;
+    if (ranked || evict_sums_over_ranks(step->member, part->by_query)) {
+        return attend_each(step, layer, part, &all);
+    }
+    return evict_after(step->member, &all, cell);
 }
 
 static status run_layer(const struct step *step, int layer)
@@ -331,7 +357,20 @@ static struct part *part_to_record(struct step *step)
     if (!step->member->graphs || part->n < step->live) {
         return NULL;
     }
-    return any_evicts(step) ? NULL : part;
+    return part->evicts && evict_sums_over_ranks(step->member, part->by_query) ? NULL : part;
+}
+
+/* Parts and cells of the live rows, filled up to a graph of the part that is returned. */
+static struct part *lay_out(struct step *step)
+{
+    divide(step);
+    struct part *part = part_to_record(step);
+    if (part) {
+        step->n = step_graphs_rows(step->live);
+        part->n = step->n;
+        step->layer_cells = (size_t)part->n * (size_t)part->heads;
+    }
+    return part;
 }
 
 status decode_step(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
@@ -339,25 +378,20 @@ status decode_step(struct member *member, struct kvcache *cache, struct sequence
     struct step step = {.member = member, .cache = cache, .rows = rows, .live = n, .n = n};
 
     assert(n > 0 && n <= SCRATCH_DECODE_ROWS);
-    divide(&step);
-    struct part *part = part_to_record(&step);
-    if (part) {
-        step.n = step_graphs_rows(n);
-        part->n = step.n;
-        step.layer_cells = (size_t)part->n * (size_t)part->heads;
-    }
+    struct part *part = lay_out(&step);
     status st = place_rows(&step);
     if (!st && part) {
         st = step_graphs_run(member->graphs, &(struct step_work){
                                                  .enqueue = enqueue,
                                                  .context = &step,
                                                  .rows = step.n,
-                                                 .by_query = part == &step.parts[BY_QUERY_HEAD],
+                                                 .by_query = part->by_query,
+                                                 .evicts = part->evicts,
                                              });
     } else if (!st) {
         st = enqueue(&step);
     }
-    if (!st && any_evicts(&step)) {
+    if (!st && step.evicts) {
         st = device_fetch(member->dev, member->scratch->host_evicted, member->scratch->evicted,
                           (size_t)member->model->config.layers * step.layer_cells *
                               sizeof(*member->scratch->evicted));
@@ -373,7 +407,7 @@ static status end_part(const struct step *step, int layer, const struct part *pa
 {
     status st = STATUS_OK;
 
-    for (int row = 0; !st && row < part->n; row++) {
+    for (int row = 0; !st && row < part->n && part->first + row < step->live; row++) {
         const struct sequence *sequence = step->rows[part->first + row];
         size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads);
         if (evict_follows(sequence)) {
@@ -388,7 +422,7 @@ status decode_end(struct member *member, struct kvcache *cache, struct sequence 
     struct step step = {.member = member, .cache = cache, .rows = rows, .live = n, .n = n};
     status st = STATUS_OK;
 
-    divide(&step);
+    lay_out(&step);
     for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
         for (int p = 0; !st && p < PARTS; p++) {
             st = end_part(&step, layer, &step.parts[p]);

@@ -119,8 +119,8 @@ static void fastgen_rule(struct evict_rule *rule, const struct sequence *sequenc
     }
 }
 
-struct evict_rule evict_rule(const struct kvcache *cache, const struct sequence *sequence,
-                             int layer, int head, int heads)
+static struct evict_rule rule_of(const struct kvcache *cache, const struct sequence *sequence,
+                                 int layer, int head, enum fastgen_policy policy)
 {
     struct evict_rule rule = {
         .pages = kvcache_table(cache, sequence->slot, layer, head),
@@ -132,27 +132,46 @@ struct evict_rule evict_rule(const struct kvcache *cache, const struct sequence 
     if (sequence->params.method == METHOD_H2O) {
         h2o_rule(&rule, sequence);
     } else {
-        fastgen_rule(&rule, sequence, sequence->policies[layer * heads + head]);
+        fastgen_rule(&rule, sequence, policy);
     }
     return rule;
 }
 
-/* The step's probabilities, reduced over query groups on however many ranks those lie; in scratch
- * by cache head. */
-static status find_mass(const struct member *member, const struct sequence *sequence,
-                        const struct decode_attention *attention, int rows)
+/* Whether masses decide in any of a layer's heads. */
+static bool weighs(const struct evict_rule *rules, int heads)
 {
-    const struct split *split = &member->model->split;
-    const struct method_params *params = &sequence->params;
-    bool max = params->group_reduce == GROUP_MAX;
-    status st = op_decode_mass(member->dev, member->scratch->scores, (size_t)member->max_context,
-                               attention, max ? GROUP_MAX : GROUP_SUM);
-
-    if (st || split->replicas == 1 || method_caches_by_query(params)) {
-        return st;
+    for (int head = 0; head < heads; head++) {
+        if (rules[head].n_others > 0 && rules[head].n_others < INT_MAX) {
+            return true;
+        }
     }
-    return comm_group_reduce(member->comm, comm_rank(member->comm) - split->replica,
-                             split->replicas, member->scratch->scores, (size_t)rows, max);
+    return false;
+}
+
+static enum group_reduce how_of(const struct sequence *sequence)
+{
+    return sequence->params.group_reduce == GROUP_MAX ? GROUP_MAX : GROUP_SUM;
+}
+
+void evict_rules(struct evict_rule *rules, const struct member *member, const struct kvcache *cache,
+                 const struct sequence *sequence, int layer, int heads)
+{
+    const uint8_t *policies = sequence->policies;
+
+    for (int head = 0; head < heads; head++) {
+        enum fastgen_policy policy = policies ? policies[layer * heads + head] : FASTGEN_FULL;
+        rules[head] = rule_of(cache, sequence, layer, head, policy);
+    }
+    bool joins = weighs(rules, heads) &&
+                 !evict_sums_over_ranks(member, method_caches_by_query(&sequence->params));
+    for (int head = 0; head < heads; head++) {
+        rules[head].joins = joins ? (int32_t)how_of(sequence) : 0;
+    }
+}
+
+bool evict_sums_over_ranks(const struct member *member, bool by_query)
+{
+    return member->model->split.replicas > 1 && !by_query;
 }
 
 bool evict_follows(const struct sequence *sequence)
@@ -161,29 +180,49 @@ bool evict_follows(const struct sequence *sequence)
            method_evicts(&sequence->params);
 }
 
-status evict_after(struct member *member, const struct kvcache *cache,
-                   const struct sequence *sequence, size_t cell,
-                   const struct decode_attention *attention)
+status evict_after(struct member *member, const struct decode_attention *attention, size_t cell)
+{
+    return op_evict(member->dev, &(struct evict){
+                                     .out = member->scratch->evicted + cell,
+                                     .pool = attention->pool,
+                                     .rules = member->scratch->rules + cell,
+                                     .heads = attention->rows * attention->cache_heads,
+                                     .attention = attention,
+                                 });
+}
+
+/* The step's probabilities, reduced over query groups on however many ranks those lie; in scratch
+ * by cache head. */
+static status find_mass(const struct member *member, const struct sequence *sequence,
+                        const struct decode_attention *attention, int rows)
+{
+    const struct split *split = &member->model->split;
+    enum group_reduce how = how_of(sequence);
+    status st = op_decode_mass(member->dev, member->scratch->scores, (size_t)member->max_context,
+                               attention, how);
+
+    return st ? st
+              : comm_group_reduce(member->comm, comm_rank(member->comm) - split->replica,
+                                  split->replicas, member->scratch->scores, (size_t)rows,
+                                  how == GROUP_MAX);
+}
+
+status evict_after_on_ranks(struct member *member, const struct sequence *sequence,
+                            const struct decode_attention *attention, size_t cell)
 {
     struct scratch *s = member->scratch;
     const struct evict_rule *rules = s->host_rules + cell;
-    bool weighs = false;
-    status st = STATUS_OK;
+    bool joins = weighs(rules, attention->cache_heads);
+    status st = joins ? find_mass(member, sequence, attention, rules[0].rows) : STATUS_OK;
 
-    for (int head = 0; head < attention->cache_heads; head++) {
-        weighs |= rules[head].n_others > 0 && rules[head].n_others < INT_MAX;
-    }
-    if (weighs) {
-        st = find_mass(member, sequence, attention, rules[0].rows);
-    }
     return st ? st
               : op_evict(member->dev, &(struct evict){
                                           .out = s->evicted + cell,
-                                          .pool = kvcache_pool(cache),
+                                          .pool = attention->pool,
                                           .rules = s->rules + cell,
-                                          .mass = weighs ? s->scores : NULL,
-                                          .stride = (size_t)member->max_context,
                                           .heads = attention->cache_heads,
+                                          .mass = joins ? s->scores : NULL,
+                                          .stride = (size_t)member->max_context,
                                       });
 }
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 static const int sizes[] = {1, 2, 4, 8, 16, 24, 32, 48, 64};
-enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+enum { KINDS = 4, SIZES = sizeof(sizes) / sizeof(sizes[0]) };
 
 struct place {
     bool seen;
@@ -17,7 +17,7 @@ struct place {
 
 struct step_graphs {
     struct member *member;
-    struct place places[2][SIZES]; /* by KV head, by query head */
+    struct place places[KINDS][SIZES]; /* by KV head, by query head; the same, evicting */
 };
 
 status step_graphs_create(struct step_graphs **out, struct member *member)
@@ -36,7 +36,7 @@ status step_graphs_create(struct step_graphs **out, struct member *member)
 
 void step_graphs_destroy(struct step_graphs *graphs)
 {
-    for (int i = 0; graphs && i < 2 * SIZES; i++) {
+    for (int i = 0; graphs && i < KINDS * SIZES; i++) {
         device_graph_free(graphs->member->dev, graphs->places[i / SIZES][i % SIZES].graph);
     }
     free(graphs);
@@ -120,7 +120,7 @@ static status record_on_all(struct member *member, const struct step_work *work,
 status step_graphs_run(struct step_graphs *graphs, const struct step_work *work)
 {
     struct member *member = graphs->member;
-    struct place *place = &graphs->places[work->by_query][size_of(work->rows)];
+    struct place *place = &graphs->places[work->by_query + 2 * work->evicts][size_of(work->rows)];
     status st = STATUS_OK;
 
     if (place->seen && !place->refused && !place->graph) {

@@ -52,6 +52,10 @@ size_t cpu_dot_scores_workspace(int kv_heads, int head_dim);
 /* Of cache heads of `keys` rows; the lists of `args` are not looked at. */
 size_t cpu_decode_attention_workspace(const struct device *dev, const struct decode_attention *args,
                                       int keys);
+/* The probabilities join the notes' masses as the rules (rows * cache_heads) say; that of the last
+ * row of a head, which is new, begins with it. */
+status cpu_join_mass(struct device *dev, const struct decode_attention *args,
+                     const struct evict_rule *rules);
 size_t cpu_decode_mass_workspace(const struct device *dev, int group, int head_dim, int keys);
 size_t cpu_draw_workspace(int rows, int n);
 size_t cpu_logit_histogram_workspace(int rows, int n);
@@ -139,7 +143,7 @@ status cpu_silu_mul(struct device *dev, void *out, const void *gate, const void 
 status cpu_kv_gather(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
                      const void *k, const void *v, const int32_t *index, int n);
 status cpu_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t *pages,
-                    const struct kv_note *notes, int n);
+                   const struct kv_note *notes, int n);
 status cpu_kv_append(struct device *dev, const struct kv_append *args);
 status cpu_decode_attention(struct device *dev, const struct decode_attention *args);
 status cpu_enter_pages(struct device *dev, const struct page_entry *list, int n);

@@ -2,6 +2,7 @@
  * item is one cache head, all its rows. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/decode.h"
+#include "kernels/cpu/kv.h"
 
 #include <omp.h>
 
@@ -68,8 +69,9 @@ static float reduce(const float *p, size_t stride, int group, enum group_reduce 
     return how == GROUP_MEAN ? total / (float)group : total;
 }
 
-static void run_head(const struct masses *m, float *out, int head, int thread,
-                     enum group_reduce how)
+/* The probabilities of a cache head's query heads, in the thread's memory: row first + i of query
+ * head h at h * p_stride + i. */
+static const float *find_masses(const struct masses *m, int head, int thread)
 {
     const struct decode_attention *args = m->args;
     size_t group = (size_t)m->group;
@@ -92,41 +94,92 @@ static void run_head(const struct masses *m, float *out, int head, int thread,
 
     load_queries(m, q, head);
     m->kernels->mass(&split, m->q_stride);
-    for (int i = 0; i < split.begin; i++) {
+    return p;
+}
+
+static void write_head(const struct masses *m, float *out, int head, enum group_reduce how)
+{
+    int first = m->args->first[head], end = m->args->length[head];
+    const float *p = find_masses(m, head, omp_get_thread_num());
+
+    for (int i = 0; i < first; i++) {
         out[i] = 0.0f;
     }
-    for (int i = split.begin; i < split.end; i++) {
-        out[i] = reduce(p + (i - split.begin), m->p_stride, m->group, how);
+    for (int i = first; i < end; i++) {
+        out[i] = reduce(p + (i - first), m->p_stride, m->group, how);
     }
+}
+
+static void join_head(const struct masses *m, int head, enum group_reduce how)
+{
+    const struct kv_pool *pool = m->args->pool;
+    const int32_t *pages = m->args->pages[head];
+    int first = m->args->first[head], end = m->args->length[head];
+    const float *p = find_masses(m, head, omp_get_thread_num());
+
+    for (int i = first; i < end; i++) {
+        float *mass = &pool->notes[kv_row_of(pool, pages, i)].mass;
+        *mass = (i < end - 1 ? *mass : 0.0f) + reduce(p + (i - first), m->p_stride, m->group, how);
+    }
+}
+
+/* `rules`: whose heads count; NULL: all. */
+static status open_masses(struct masses *m, struct device *dev, const struct decode_attention *args,
+                          const struct evict_rule *rules, int *threads)
+{
+    size_t rows = 0, longest = 0;
+    void *memory;
+
+    for (int i = 0; i < args->rows * args->cache_heads; i++) {
+        size_t n = !rules || rules[i].joins ? (size_t)(args->length[i] - args->first[i]) : 0;
+
+        rows += n;
+        longest = n > longest ? n : longest;
+    }
+    *m = (struct masses){
+        .args = args,
+        .dtype = dev->dtype,
+        .kernels = cpu_device(dev)->isa->decode,
+    };
+    *threads = cpu_threads(dev, rows, 256);
+    m->each = size_of_each(m, args->q_heads / args->cache_heads, args->head_dim, longest);
+    status st = cpu_workspace(dev, &memory, (size_t)*threads * m->each * sizeof(float));
+    m->memory = st ? NULL : memory;
+    return st;
 }
 
 status cpu_decode_mass(struct device *dev, float *out, size_t stride,
                        const struct decode_attention *args, enum group_reduce how)
 {
-    size_t rows = 0, longest = 0;
-    void *memory;
+    struct masses m;
+    int threads;
+    status st = open_masses(&m, dev, args, NULL, &threads);
 
-    for (int i = 0; i < args->cache_heads; i++) {
-        size_t n = (size_t)(args->length[i] - args->first[i]);
-
-        rows += n;
-        longest = n > longest ? n : longest;
-    }
-    int threads = cpu_threads(dev, rows, 256);
-    struct masses m = {
-        .args = args,
-        .dtype = dev->dtype,
-        .kernels = cpu_device(dev)->isa->decode,
-    };
-    m.each = size_of_each(&m, args->q_heads / args->cache_heads, args->head_dim, longest);
-    status st = cpu_workspace(dev, &memory, (size_t)threads * m.each * sizeof(float));
     if (st) {
         return st;
     }
-    m.memory = memory;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int i = 0; i < args->cache_heads; i++) {
-        run_head(&m, out + (size_t)i * stride, i, omp_get_thread_num(), how);
+        write_head(&m, out + (size_t)i * stride, i, how);
+    }
+    return STATUS_OK;
+}
+
+status cpu_join_mass(struct device *dev, const struct decode_attention *args,
+                     const struct evict_rule *rules)
+{
+    struct masses m;
+    int threads;
+    status st = open_masses(&m, dev, args, rules, &threads);
+
+    if (st) {
+        return st;
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int i = 0; i < args->rows * args->cache_heads; i++) {
+        if (rules[i].joins) {
+            join_head(&m, i, (enum group_reduce)rules[i].joins);
+        }
     }
     return STATUS_OK;
 }

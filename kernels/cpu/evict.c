@@ -22,8 +22,9 @@ static int evict_one(const struct kv_pool *pool, const struct evict_rule *rule, 
     for (int i = 0; i < rule->rows; i++) {
         struct kv_note *note = &pool->notes[kv_row_of(pool, rule->pages, i)];
 
-        if (i == rule->rows - 1) {
-            *note = (struct kv_note){0.0f, rule->position, rule->new_marks};
+        if (i == rule->rows - 1) { /* what cpu_join_mass() left is all that joined it */
+            *note =
+                (struct kv_note){rule->joins ? note->mass : 0.0f, rule->position, rule->new_marks};
         }
         if (mass) {
             note->mass += mass[i];
@@ -44,6 +45,12 @@ status cpu_evict(struct device *dev, const struct evict *args)
 {
     size_t rows = 0;
 
+    if (args->attention) {
+        status st = cpu_join_mass(dev, args->attention, args->rules);
+        if (st) {
+            return st;
+        }
+    }
     for (int h = 0; h < args->heads; h++) {
         rows += (size_t)args->rules[h].rows;
     }

@@ -90,7 +90,11 @@ status cuda_hold_results(struct device *dev, size_t bytes);
 /* Bytes that the operations ask cuda_workspace() for. */
 size_t cuda_dot_scores_workspace(int kv_heads, int head_dim);
 size_t cuda_decode_attention_workspace(int rows, int q_heads, int head_dim);
-size_t cuda_decode_mass_workspace(int q_heads, size_t stride);
+/* The probabilities join the notes' masses as the rules (rows * cache_heads) say; that of the last
+ * row of a head, which is new, begins with it. */
+status cuda_join_mass(struct device *dev, const struct decode_attention *args,
+                      const struct evict_rule *rules);
+size_t cuda_decode_mass_workspace(int rows, int q_heads);
 size_t cuda_draw_workspace(int rows, int n);
 size_t cuda_logit_histogram_workspace(int rows, int n);
 

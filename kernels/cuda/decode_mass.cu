@@ -1,46 +1,49 @@
-/* decode_mass.cu - the probabilities behind decode attention, for methods that add them up: the
- * scores of every row, the peak and sum of every query head, then what each row gets. */
+/* decode_mass.cu - the probabilities behind decode attention, for methods that add them up: peak
+ * and sum of every split and query head, then what each row gets, from scores that are formed
+ * again. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/kv.h"
 
-static constexpr int BLOCK = 128;
+static constexpr int BLOCK = 128, BLOCKS = 16;
 
 struct mass {
-    float *scores; /* (q_heads, stride), in units of log2 */
-    float *peak;   /* (q_heads) */
-    float *sum;
+    float *peak; /* (heads, DECODE_SPLITS, group), in units of log2 */
+    float *sum;  /* likewise */
+    float *out;  /* (heads, stride); null: the notes */
     size_t stride;
+    const struct evict_rule *rules; /* (heads), of notes */
+    enum group_reduce how;          /* of out */
 };
 
-template <typename T>
-static __global__ void scores_kernel(struct decode_attention args, struct kv_pool pool,
-                                     struct mass mass)
+static __device__ bool takes_part(const struct mass &mass, int head)
 {
-    int group = args.q_heads / args.cache_heads, d = args.head_dim;
-    struct decode_rows rows = decode_rows_of(args, pool, (int)blockIdx.y, (int)blockIdx.x);
-    int lane = (int)threadIdx.x % rows.team_lanes, team = (int)threadIdx.x / rows.team_lanes;
-    bool mine = lane * 8 < d;
+    return mass.out || mass.rules[head].joins;
+}
 
-    for (int at = rows.from; at < rows.to; at += BLOCK / rows.team_lanes) {
-        int row = at + team;
-        float k[8] = {};
+/* The score of a row, in all lanes of its team; of no meaning where row >= rows.to. */
+template <typename T>
+static __device__ __forceinline__ float score_of(const struct decode_rows &rows, const T *q,
+                                                 const float k[8], int lane)
+{
+    float part[8] = {};
 
-        if (mine && row < rows.to) {
-            gpu_load8(k, static_cast<const T *>(rows.k) + rows.element(row) + lane * 8);
-        }
-        for (int h = 0; h < group; h++) {
-            size_t head = (size_t)rows.head * (size_t)group + (size_t)h;
-            float q[8] = {};
+    if (lane * 8 < rows.head_dim) {
+        gpu_load8(part, q + lane * 8);
+    }
+    return decode_dot(part, k, rows.team_lanes) * rows.to_log2;
+}
 
-            if (mine) {
-                gpu_load8(q, static_cast<const T *>(args.q) + head * (size_t)d + lane * 8);
-            }
-            float score = decode_dot(q, k, rows.team_lanes) * rows.to_log2;
-            if (lane == 0 && row < rows.to) {
-                mass.scores[head * mass.stride + (size_t)row] = score;
-            }
-        }
+template <typename T>
+static __device__ __forceinline__ void load_key(float k[8], const struct decode_rows &rows, int row,
+                                                int lane)
+{
+    for (int i = 0; i < 8; i++) {
+        k[i] = 0.0f;
+    }
+    if (lane * 8 < rows.head_dim && row < rows.to) {
+        gpu_load8(k, static_cast<const T *>(rows.k) + rows.element(row) + lane * 8);
     }
 }
 
@@ -48,74 +51,176 @@ struct stats_shared {
     float partial[BLOCK / WARP];
 };
 
-/* A block for each query head. */
-static __global__ void stats_kernel(struct decode_attention args, struct mass mass)
+/* Of one query head, over the rows of a split; thread 0 has them. */
+template <typename T>
+static __device__ void find_stats(float *peak, float *sum, float *partial,
+                                  const struct decode_rows &rows, const T *q)
+{
+    int lane = (int)threadIdx.x % rows.team_lanes, team = (int)threadIdx.x / rows.team_lanes;
+
+    *peak = -INFINITY;
+    *sum = 0.0f;
+    for (int begin = rows.from; begin < rows.to; begin += BLOCK / rows.team_lanes) {
+        float k[8];
+        load_key<T>(k, rows, begin + team, lane);
+        float score = score_of(rows, q, k, lane);
+        if (lane == 0 && begin + team < rows.to) {
+            float higher = fmaxf(*peak, score);
+            *sum = *sum * exp2f(*peak - higher) + exp2f(score - higher);
+            *peak = higher;
+        }
+    }
+    float highest = gpu_block_reduce(*peak, partial, gpu_max());
+    __syncthreads();
+    *sum = gpu_block_reduce(*sum * exp2f(*peak - highest), partial, gpu_sum());
+    __syncthreads();
+    *peak = highest;
+}
+
+/* Splits and query heads of a cache head are shared out among BLOCKS blocks. */
+template <typename T>
+static __global__ void stats_kernel(struct decode_attention args, struct kv_pool pool,
+                                    struct mass mass)
 {
     auto *shared = gpu_shared<struct stats_shared>();
-    int head = (int)blockIdx.x / (args.q_heads / args.cache_heads);
-    const float *scores = mass.scores + (size_t)blockIdx.x * mass.stride;
-    int first = args.first[head] + (int)threadIdx.x, end = args.length[head];
-    float peak = -INFINITY, sum = 0.0f;
+    int group = args.q_heads / args.cache_heads, head = (int)blockIdx.y;
 
-    for (int i = first; i < end; i += BLOCK) {
-        peak = fmaxf(peak, scores[i]);
-    }
-    peak = gpu_block_reduce(peak, shared->partial, gpu_max());
-    __syncthreads();
-    for (int i = first; i < end; i += BLOCK) {
-        sum += exp2f(scores[i] - peak);
-    }
-    sum = gpu_block_reduce(sum, shared->partial, gpu_sum());
-    if (threadIdx.x == 0) {
-        mass.peak[blockIdx.x] = peak;
-        mass.sum[blockIdx.x] = sum;
-    }
-}
-
-/* A thread for each row of each cache head. */
-static __global__ void mass_kernel(float *out, size_t stride, struct decode_attention args,
-                                   struct mass mass, enum group_reduce how)
-{
-    int row = (int)gpu_thread(), head = (int)blockIdx.y, group = args.q_heads / args.cache_heads;
-    float total = 0.0f;
-
-    if (row >= args.length[head]) {
+    if (!takes_part(mass, head)) {
         return;
     }
-    for (int h = head * group; row >= args.first[head] && h < (head + 1) * group; h++) {
-        float p =
-            exp2f(mass.scores[(size_t)h * mass.stride + (size_t)row] - mass.peak[h]) / mass.sum[h];
-        total = how == GROUP_MAX ? fmaxf(total, p) : total + p;
+    int splits = decode_splits(args.length[head] - args.first[head]);
+    for (int i = (int)blockIdx.x; i < splits * group; i += BLOCKS) {
+        int split = i / group, h = i % group;
+        size_t at = ((size_t)head * DECODE_SPLITS + (size_t)split) * (size_t)group + (size_t)h;
+        const T *q = static_cast<const T *>(args.q) +
+                     ((size_t)head * (size_t)group + (size_t)h) * (size_t)args.head_dim;
+        float peak, sum;
+
+        find_stats(&peak, &sum, shared->partial, decode_rows_of(args, pool, head, split), q);
+        if (threadIdx.x == 0) {
+            mass.peak[at] = peak;
+            mass.sum[at] = sum;
+        }
     }
-    out[(size_t)head * stride + (size_t)row] = how == GROUP_MEAN ? total / (float)group : total;
 }
 
-size_t cuda_decode_mass_workspace(int q_heads, size_t stride)
+/* Peak and sum of a query head over all splits. */
+static __device__ void join_splits(float *peak, float *sum, const struct mass &mass, size_t at,
+                                   int splits, int group)
 {
-    return (size_t)q_heads * (stride + 2) * sizeof(float);
+    *peak = -INFINITY;
+    *sum = 0.0f;
+    for (int s = 0; s < splits; s++) {
+        *peak = fmaxf(*peak, mass.peak[at + (size_t)(s * group)]);
+    }
+    for (int s = 0; s < splits; s++) {
+        size_t i = at + (size_t)(s * group);
+        *sum += mass.sum[i] * exp2f(mass.peak[i] - *peak);
+    }
+}
+
+static __device__ void give(const struct mass &mass, const struct kv_pool &pool,
+                            const struct decode_rows &rows, int row, bool is_new, float p)
+{
+    if (mass.out) {
+        mass.out[(size_t)rows.head * mass.stride + (size_t)row] = p;
+        return;
+    }
+    float *to = &pool.notes[kv_row_of(rows.pages, row, rows.page_rows)].mass;
+    *to = (is_new ? 0.0f : *to) + p;
+}
+
+/* Each row of a split gets its mass; peak and sum (group) over all splits. */
+template <typename T>
+static __device__ void give_masses(const struct mass &mass, const struct kv_pool &pool,
+                                   const struct decode_rows &rows, const T *q, int group,
+                                   int length, const float *peak, const float *sum)
+{
+    int lane = (int)threadIdx.x % rows.team_lanes, team = (int)threadIdx.x / rows.team_lanes;
+    enum group_reduce how = mass.out ? mass.how : (enum group_reduce)mass.rules[rows.head].joins;
+
+    for (int begin = rows.from; begin < rows.to; begin += BLOCK / rows.team_lanes) {
+        int row = begin + team;
+        float k[8], total = 0.0f;
+
+        load_key<T>(k, rows, row, lane);
+        for (int h = 0; h < group; h++) {
+            float score = score_of(rows, q + (size_t)h * (size_t)rows.head_dim, k, lane);
+            float p = exp2f(score - peak[h]) / sum[h];
+            total = how == GROUP_MAX ? fmaxf(total, p) : total + p;
+        }
+        if (lane == 0 && row < rows.to) {
+            give(mass, pool, rows, row, row == length - 1,
+                 how == GROUP_MEAN ? total / (float)group : total);
+        }
+    }
+}
+
+/* Likewise, of splits; shared memory: peak and sum (group). */
+template <typename T>
+static __global__ void mass_kernel(struct decode_attention args, struct kv_pool pool,
+                                   struct mass mass)
+{
+    int group = args.q_heads / args.cache_heads, head = (int)blockIdx.y;
+    float *peak = gpu_shared<float>(), *sum = peak + group;
+
+    if (!takes_part(mass, head)) {
+        return;
+    }
+    int first = args.first[head], length = args.length[head];
+    int splits = decode_splits(length - first);
+    const T *q =
+        static_cast<const T *>(args.q) + (size_t)head * (size_t)group * (size_t)args.head_dim;
+
+    for (int i = (int)gpu_thread(); mass.out && i < first; i += BLOCKS * BLOCK) {
+        mass.out[(size_t)head * mass.stride + (size_t)i] = 0.0f;
+    }
+    for (int h = (int)threadIdx.x; h < group; h += BLOCK) {
+        join_splits(&peak[h], &sum[h], mass,
+                    (size_t)head * DECODE_SPLITS * (size_t)group + (size_t)h, splits, group);
+    }
+    __syncthreads();
+    for (int split = (int)blockIdx.x; split < splits; split += BLOCKS) {
+        give_masses(mass, pool, decode_rows_of(args, pool, head, split), q, group, length, peak,
+                    sum);
+    }
+}
+
+size_t cuda_decode_mass_workspace(int rows, int q_heads)
+{
+    return (size_t)rows * (size_t)q_heads * DECODE_SPLITS * 2 * sizeof(float);
+}
+
+static status run(struct device *dev, const struct decode_attention *args, struct mass mass)
+{
+    size_t parts = (size_t)args->rows * (size_t)args->q_heads * DECODE_SPLITS;
+    size_t group = (size_t)(args->q_heads / args->cache_heads);
+    const dim3 grid(BLOCKS, (unsigned)(args->rows * args->cache_heads));
+    void *memory;
+    status st = cuda_workspace(dev, &memory, cuda_decode_mass_workspace(args->rows, args->q_heads));
+
+    if (st) {
+        return st;
+    }
+    mass.peak = static_cast<float *>(memory);
+    mass.sum = mass.peak + parts;
+    cuda_with_act(dev, [&](auto act) {
+        GPU_LAUNCH(stats_kernel<decltype(act)>, grid, BLOCK, sizeof(struct stats_shared),
+                   cuda_stream(dev), *args, *args->pool, mass);
+        GPU_LAUNCH(mass_kernel<decltype(act)>, grid, BLOCK, 2 * group * sizeof(float),
+                   cuda_stream(dev), *args, *args->pool, mass);
+    });
+    return cuda_launched("decode_mass");
 }
 
 status cuda_decode_mass(struct device *dev, float *out, size_t stride,
                         const struct decode_attention *args, enum group_reduce how)
 {
-    size_t q_heads = (size_t)args->q_heads;
-    unsigned heads = (unsigned)args->cache_heads;
-    void *memory;
-    /* no head has more rows than its part of `out` */
-    status st = cuda_workspace(dev, &memory, cuda_decode_mass_workspace(args->q_heads, stride));
+    return run(dev, args, {nullptr, nullptr, out, stride, nullptr, how});
+}
 
-    if (st) {
-        return st;
-    }
-    float *floats = static_cast<float *>(memory);
-    const struct mass mass = {floats + 2 * q_heads, floats, floats + q_heads, stride};
-    cuda_with_act(dev, [&](auto act) {
-        GPU_LAUNCH(scores_kernel<decltype(act)>, dim3(DECODE_SPLITS, heads), BLOCK, 0,
-                   cuda_stream(dev), *args, *args->pool, mass);
-    });
-    GPU_LAUNCH(stats_kernel, (unsigned)q_heads, BLOCK, sizeof(struct stats_shared),
-               cuda_stream(dev), *args, mass);
-    GPU_LAUNCH(mass_kernel, dim3(cuda_blocks(stride, BLOCK), heads), BLOCK, 0, cuda_stream(dev),
-               out, stride, *args, mass, how);
-    return cuda_launched("decode_mass");
+status cuda_join_mass(struct device *dev, const struct decode_attention *args,
+                      const struct evict_rule *rules)
+{
+    return run(dev, args, {nullptr, nullptr, nullptr, 0, rules, GROUP_SUM});
 }

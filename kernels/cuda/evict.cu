@@ -46,8 +46,8 @@ static __device__ struct candidate look_at(const struct kv_pool *pool,
         struct kv_note *note = pool->notes + kv_row_of(rule->pages, i, pool->page_rows);
         struct candidate here = {*note, i, 1};
 
-        if (i == rule->rows - 1) {
-            here.note = {0.0f, rule->position, rule->new_marks};
+        if (i == rule->rows - 1) { /* what cuda_join_mass() left is all that joined it */
+            here.note = {rule->joins ? note->mass : 0.0f, rule->position, rule->new_marks};
         }
         if (mass) {
             here.note.mass += mass[i];
@@ -60,7 +60,8 @@ static __device__ struct candidate look_at(const struct kv_pool *pool,
     return found;
 }
 
-static __global__ void __launch_bounds__(BLOCK) evict_kernel(struct evict args, struct kv_pool pool)
+static __global__ void __launch_bounds__(BLOCK, 1)
+    evict_kernel(struct evict args, struct kv_pool pool)
 {
     auto *shared = gpu_shared<struct evict_shared>();
     const struct evict_rule rule = args.rules[blockIdx.x];
@@ -82,6 +83,12 @@ static __global__ void __launch_bounds__(BLOCK) evict_kernel(struct evict args, 
 
 status cuda_evict(struct device *dev, const struct evict *args)
 {
+    if (args->attention) {
+        status st = cuda_join_mass(dev, args->attention, args->rules);
+        if (st) {
+            return st;
+        }
+    }
     GPU_LAUNCH(evict_kernel, (unsigned)args->heads, BLOCK, sizeof(struct evict_shared),
                cuda_stream(dev), *args, *args->pool);
     return cuda_launched("evict");

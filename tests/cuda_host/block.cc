@@ -170,7 +170,9 @@ void run_block(dim3 grid, dim3 dim, dim3 block)
         w.kind = CUDA_HOST_NONE;
         w.arrived = 0;
     }
-    memset(gpu.shared, 0xff, gpu.shared_bytes); /* NaN, -1: nothing that could be meant */
+    if (gpu.shared_bytes > 0) {
+        memset(gpu.shared, 0xff, gpu.shared_bytes); /* NaN, -1: nothing that could be meant */
+    }
     gpu.unfenced.assign((gpu.shared_bytes + piece - 1) / piece, 0);
     for (unsigned i = 0; i < gpu.n; i++) {
         worker *t = gpu.threads[i].get();

@@ -9,10 +9,11 @@
 #include "tests/worker/helpers_group.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define MODEL "tests/models/stories260k"
 
-enum { PROMPT = 93, STEPS = 5, SAMPLES = 3 };
+enum { PROMPT = 93, SHORT_PROMPT = 48, STEPS = 5, SAMPLES = 3 };
 
 struct run {
     enum method method;
@@ -21,8 +22,11 @@ struct run {
     bool refused; /* graphs, of the last rank */
     bool evicts;
     bool logits;                     /* every step's are asked for */
+    bool by_query;                   /* caches */
+    bool beside_full;                /* all but the first sequence keep everything */
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
+    uint32_t live[SAMPLES];          /* a hash of the rows that are left there */
     /* Slices of whole layers that choose, and the kernels that they took; of rank 0. */
     unsigned long choices, kernels;
 };
@@ -63,11 +67,14 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin, s
     static const struct cuda_host_calls any = {.waits = 100, .uploads = 100, .downloads = 100};
     static const struct cuda_host_calls opened = {.waits = 3, .uploads = 1, .downloads = 1};
     const struct cuda_host_calls whole = {.waits = 1, .uploads = 0};
-    /* per cache head a table; the window's rows, and the row or the rows that go on */
-    const struct cuda_host_calls choice = {.waits = 2, .uploads = 16, .downloads = 16};
+    /* per cache head a table, and where rows may leave a page more and notes; the window's rows,
+     * and the row or the rows that go on */
+    bool by_query = method_caches_by_query(&begin->params);
+    unsigned long lists = method_evicts(&begin->params) && by_query ? 28 : 16;
+    const struct cuda_host_calls choice = {.waits = 2, .uploads = lists, .downloads = lists};
     /* and the first token, with what it is drawn with, and what its log-probabilities are of */
     const struct cuda_host_calls last = {
-        .waits = 3, .uploads = 17 + logprobs, .downloads = 17 + 2 * logprobs};
+        .waits = 3, .uploads = lists + 1 + logprobs, .downloads = lists + 1 + 2 * logprobs};
     struct plan plan = {.number = bench->number++, .n_begin = 1, .begin = begin};
     struct step_result result;
     struct slices walk;
@@ -103,12 +110,29 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin, s
     return st;
 }
 
-static status decode(struct bench *bench, struct run *run)
+/* What the first rank says of its sequences. */
+static void note(struct run *run, const struct step_result *result, int step)
+{
+    for (uint32_t i = 0; i < result->n_tokens; i++) {
+        run->tokens[step][result->tokens[i].slot] = result->tokens[i].id;
+    }
+    for (uint32_t i = 0; i < result->n_prompts; i++) {
+        uint32_t *live = &run->live[result->prompts[i].slot];
+        for (uint32_t h = 0; h < result->prompts[i].n_heads; h++) {
+            const struct result_head *head = &result->prompts[i].heads[h];
+            for (uint32_t k = 0; k < head->n_kept; k++) {
+                *live = *live * 31 + head->kept[k];
+            }
+        }
+    }
+}
+
+static status decode(struct bench *bench, struct run *run, bool first_rank)
 {
     uint32_t n = (uint32_t)run->slots;
     unsigned long logprobs = run->sampling.logprobs > 0;
     unsigned long evicts = run->evicts, logits = run->logits ? n : 0;
-    bool graphs = !run->no_graphs && !run->refused && !run->evicts;
+    bool graphs = !run->no_graphs && !run->refused;
     /* what changes from step to step; pages that the tables got, where a page was full; what tokens
      * are drawn with; likewise log-probabilities; rules of what leaves the cache, and rows that
      * move to its places; logits */
@@ -127,8 +151,8 @@ static status decode(struct bench *bench, struct run *run)
         struct cuda_host_calls before = cuda_host_calls();
         st = bench_decode(bench, slots, n, &result);
         struct cuda_host_calls calls = since(&before);
-        for (uint32_t i = 0; !st && i < result.n_tokens; i++) {
-            run->tokens[step][result.tokens[i].slot] = result.tokens[i].id;
+        if (!st && first_rank) {
+            note(run, &result, step);
         }
         if (!st && result.n_logits != logits) {
             st = status_fail(STATUS_INTERNAL, "%u rows of logits", result.n_logits);
@@ -156,7 +180,9 @@ static status run_rank(struct comm *comm, void *context)
         .prompt = prompt,
         .sampling = run->sampling,
         .max_rows = STEPS,
-        .trace = run->logits ? TRACE_STEP_LOGITS : 0,
+        .trace = run->logits   ? TRACE_STEP_LOGITS
+                 : run->evicts ? TRACE_SELECTED
+                               : 0,
     };
     status st = bench_open(&bench, comm, &config);
 
@@ -170,17 +196,19 @@ static status run_rank(struct comm *comm, void *context)
     if (run->sampling.temperature == 0) {
         begin.sampling.top_p = 1;
     }
-    if (!st) {
-        method_defaults(&begin.params, run->method, &bench.model->config);
-        begin.params.h2o_dynamic = run->evicts;
-    }
     for (int i = 0; !st && i < run->slots; i++) {
+        bool full = run->beside_full && i > 0;
+        method_defaults(&begin.params, full ? METHOD_FULL : run->method, &bench.model->config);
+        begin.params.h2o_dynamic = run->evicts;
+        begin.params.retain_rate = run->evicts ? 0.3 : begin.params.retain_rate;
+        begin.params.granularity = run->by_query ? GRANULARITY_Q : GRANULARITY_KV;
         begin.slot = (uint32_t)i;
-        begin.n_prompt = PROMPT - (uint32_t)i * 5; /* pages are full at different times */
+        /* pages are full at different times */
+        begin.n_prompt = (run->evicts ? SHORT_PROMPT : PROMPT) - (uint32_t)i * 5;
         st = read_prompt(&bench, &begin, comm_rank(comm) == 0 ? run : NULL);
     }
     if (!st) {
-        st = decode(&bench, run);
+        st = decode(&bench, run, comm_rank(comm) == 0);
     }
     bench_close(&bench);
     return st;
@@ -285,10 +313,11 @@ static void test_one_wait_brings_the_logits_of_a_whole_step(void **state)
     free(here);
 }
 
-/* What leaves the cache is chosen on the device. */
+/* What leaves the cache is chosen on the device, in the same graph. */
 static void test_a_step_that_evicts_waits_once(void **state)
 {
     struct run runs[] = {{.method = METHOD_H2O, .slots = SAMPLES, .evicts = true},
+                         {.method = METHOD_H2O, .slots = 1, .evicts = true, .by_query = true},
                          {.method = METHOD_FASTGEN, .slots = 1, .evicts = true}};
     struct run together = {.method = METHOD_H2O, .slots = 1, .evicts = true};
 
@@ -311,6 +340,40 @@ static void test_scores_behind_attention_find_no_normalisers(void **state)
     run_ranks(1, &window);
     CHECK(window.choices > 0 && window.choices == sums.choices);
     assert_int_equal(window.kernels, sums.kernels + window.choices);
+}
+
+/* Whether a step is a graph or not, and whether its other sequences evict or keep everything: the
+ * first one has the same tokens, and the same rows in the end. */
+static void check_evicting(enum method method, bool by_query)
+{
+    struct run plain = {.method = method, .slots = 1, .evicts = true, .by_query = by_query};
+    struct run runs[] = {plain, plain, plain};
+    int n = by_query ? 2 : 3; /* FULL's caches are by KV head */
+
+    for (int i = 0; i < n; i++) {
+        runs[i].slots = SAMPLES;
+        runs[i].no_graphs = i == 0;
+        runs[i].beside_full = i == 2;
+    }
+    run_ranks(1, &plain);
+    CHECK(plain.live[0] != 0);
+    for (int i = 0; i < n; i++) {
+        run_ranks(1, &runs[i]);
+        CHECK(runs[i].live[0] == plain.live[0]);
+        for (int step = 0; step < STEPS; step++) {
+            CHECK(runs[i].tokens[step][0] == plain.tokens[step][0]);
+        }
+    }
+    CHECK(memcmp(runs[0].tokens, runs[1].tokens, sizeof(runs[0].tokens)) == 0);
+    CHECK(memcmp(runs[0].live, runs[1].live, sizeof(runs[0].live)) == 0);
+}
+
+static void test_what_leaves_does_not_depend_on_graphs_or_company(void **state)
+{
+    (void)state;
+    check_evicting(METHOD_H2O, false);
+    check_evicting(METHOD_H2O, true);
+    check_evicting(METHOD_FASTGEN, false);
 }
 
 /* Three sequences fill a graph of four up; one has one of its own; without graphs there are none.
@@ -355,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_one_wait_brings_the_logits_of_a_whole_step),
         cmocka_unit_test(test_a_step_that_evicts_waits_once),
         cmocka_unit_test(test_scores_behind_attention_find_no_normalisers),
+        cmocka_unit_test(test_what_leaves_does_not_depend_on_graphs_or_company),
         cmocka_unit_test(test_a_graph_without_memory_is_done_without),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
     };

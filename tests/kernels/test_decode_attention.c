@@ -3,6 +3,7 @@
 #include "tests/definitions/attention.h"
 #include "tests/kernels/helpers_act.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@ struct shape {
 struct problem {
     struct act q, k, v, out;
     struct kv_pool pool;
+    struct kv_note *notes; /* (n_notes) of the pool */
+    size_t n_notes;
     int32_t *tables;
     const int32_t *pages[MAX_HEADS];
     int32_t first[MAX_HEADS], length[MAX_HEADS];
@@ -37,7 +40,10 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
     p->v = act_random(dtype, elements, 1.0f, &seed);
     p->out = act_zeros(dtype, n_q);
     p->tables = calloc((size_t)n, sizeof(int32_t));
+    p->n_notes = (size_t)n * (size_t)s->page_rows;
+    p->notes = calloc(p->n_notes, sizeof(*p->notes));
     assert_non_null(p->tables);
+    assert_non_null(p->notes);
     for (int i = 0; i < n; i++) {
         int j = test_below(&seed, i + 1);
         p->tables[i] = p->tables[j];
@@ -48,8 +54,11 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
         p->length[i] = i == 0 ? s->longest : 1 + test_below(&seed, s->longest);
         p->first[i] = i % 3 == 2 ? test_below(&seed, p->length[i]) : 0;
     }
-    p->pool = (struct kv_pool){
-        .k = p->k.act, .v = p->v.act, .page_rows = s->page_rows, .head_dim = s->head_dim};
+    p->pool = (struct kv_pool){.k = p->k.act,
+                               .v = p->v.act,
+                               .notes = p->notes,
+                               .page_rows = s->page_rows,
+                               .head_dim = s->head_dim};
     p->args = (struct decode_attention){
         .out = p->out.act,
         .q = p->q.act,
@@ -70,6 +79,7 @@ static void problem_free(struct problem *p)
     act_free(&p->k);
     act_free(&p->v);
     act_free(&p->out);
+    free(p->notes);
     free(p->tables);
 }
 
@@ -247,11 +257,104 @@ static void test_mass_is_the_probability_summed_over_the_group(void **state)
     }
 }
 
+/* A sequence alone, its masses in a list that joins by `mass`. */
+static void evict_alone(struct device *dev, const struct problem *p, int row,
+                        struct evict_rule *rules, int32_t *out)
+{
+    int heads = p->args.cache_heads, first = row * heads;
+    size_t q_bytes = (size_t)(p->args.q_heads * p->args.head_dim) * dtype_bytes(device_dtype(dev));
+    struct decode_attention one = p->args;
+    struct evict_rule own[MAX_HEADS];
+    float *mass = calloc((size_t)heads * p->n_notes, sizeof(float));
+
+    assert_non_null(mass);
+    one.rows = 1;
+    one.q = (const char *)one.q + (size_t)row * q_bytes;
+    one.pages += first;
+    one.first += first;
+    one.length += first;
+    for (int h = 0; h < heads; h++) {
+        own[h] = rules[first + h];
+        own[h].joins = 0;
+    }
+    if (rules[first].joins) {
+        CHECK_OK(
+            op_decode_mass(dev, mass, p->n_notes, &one, (enum group_reduce)rules[first].joins));
+    }
+    CHECK_OK(op_evict(dev, &(struct evict){.out = out + first,
+                                           .pool = &p->pool,
+                                           .rules = own,
+                                           .heads = heads,
+                                           .mass = mass,
+                                           .stride = p->n_notes}));
+    free(mass);
+}
+
+/* Notes that no two heads share; each row has a way of its own to reduce, or joins nothing, or has
+ * no rows at all. */
+static void check_joined_mass(struct device *dev, const struct shape *shape, uint64_t seed)
+{
+    static const int32_t ways[] = {GROUP_SUM, GROUP_MAX, 0, GROUP_MEAN};
+    struct evict_rule rules[MAX_HEADS];
+    int32_t alone[MAX_HEADS], together[MAX_HEADS];
+    struct problem p;
+
+    problem_make(&p, device_dtype(dev), shape, seed);
+    struct kv_note *before = calloc(2 * p.n_notes, sizeof(*before));
+    struct kv_note *expected = before + p.n_notes;
+    int heads = shape->rows * shape->cache_heads;
+
+    assert_non_null(before);
+    for (size_t i = 0; i < p.n_notes; i++) {
+        before[i] = (struct kv_note){(float)test_below(&seed, 8) / 64.0f, (int32_t)i, 0};
+    }
+    for (int h = 0; h < heads; h++) {
+        int row = h / shape->cache_heads;
+        rules[h] = (struct evict_rule){.pages = p.pages[h],
+                                       .rows = row == 4 ? 0 : p.length[h],
+                                       .joins = row == 4 ? 0 : ways[row % 4],
+                                       .position = 1 << 30,
+                                       .recent = INT_MAX,
+                                       .n_others = test_below(&seed, p.length[h] + 1)};
+    }
+    memcpy(p.notes, before, p.n_notes * sizeof(*before));
+    for (int row = 0; row < shape->rows; row++) {
+        evict_alone(dev, &p, row, rules, alone);
+    }
+    memcpy(expected, p.notes, p.n_notes * sizeof(*before));
+    memcpy(p.notes, before, p.n_notes * sizeof(*before));
+    CHECK_OK(op_evict(dev, &(struct evict){.out = together,
+                                           .pool = &p.pool,
+                                           .rules = rules,
+                                           .heads = heads,
+                                           .attention = &p.args}));
+    CHECK(memcmp(together, alone, (size_t)heads * sizeof(*alone)) == 0);
+    CHECK(memcmp(p.notes, expected, p.n_notes * sizeof(*before)) == 0);
+    for (int h = 0; h < heads; h++) {
+        CHECK((alone[h] >= 0) == (rules[h].rows > rules[h].n_others));
+    }
+    free(before);
+    problem_free(&p);
+}
+
+static void test_masses_join_the_notes_of_a_batch_as_of_each_sequence_alone(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_variants; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        check_joined_mass(dev, &(struct shape){6, 8, 2, 64, 16, 300}, 3);
+        check_joined_mass(dev, &(struct shape){5, 3, 3, 24, 32, 900}, 4);
+        device_close(dev);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_attention_matches_its_definition),
         cmocka_unit_test(test_mass_is_the_probability_summed_over_the_group),
+        cmocka_unit_test(test_masses_join_the_notes_of_a_batch_as_of_each_sequence_alone),
         cmocka_unit_test(test_every_head_dim_matches),
         cmocka_unit_test(test_a_batch_of_mixed_lengths_up_to_131072_matches),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_batch),
