@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """multinode.py - winnow bench over simulated hosts: scaling of groups, and what exchanges cost.
 
-    multinode.py groups ranks bytes delay --output multinode.json     # as root; some four minutes
+    multinode.py groups --rounds 6 --output multinode.json           # as root; some ten minutes
+    multinode.py ranks bytes delay --output multinode.json           # as root; some three minutes
     multinode.py model                                                # real networks, by counting
 
 groups  hosts with a group of one rank each, every host with the same share of a core: throughput
@@ -22,7 +23,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import multinode_net as net
 from models import model_folder
@@ -30,6 +31,8 @@ from models import model_folder
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("WINNOW_BUILD", ROOT / "build"))
 SHARE = 0.4        # of a core for each host of `groups`
+HOSTS = (1, 2, 4)  # of `groups`
+PROMPTS = 24       # of each group in a run of `groups`
 LENGTH = 3072      # of a prompt
 NEW = 33           # tokens of an answer
 SHORT, ANSWER = 64, 256  # the same where bytes of tokens are counted
@@ -124,27 +127,57 @@ def clusters(folder, n_workers, tp, n=1, network=net.Bridge, cores=None, share=N
 def serve(service, n):
     """A closed loop with two requests for each of n groups, so that none is ever idle."""
     got = service.bench("serve", "--random-input-len", 512, "--random-output-len", 16, "--ignore-eos",
-                        "--num-prompts", 32 * n, "--num-warmups", 2 * n, "--max-concurrency", 2 * n,
+                        "--num-prompts", PROMPTS * n, "--num-warmups", 2 * n, "--max-concurrency", 2 * n,
                         "--seed", 1)
     return got["total_token_throughput"]
 
 
-def measure_groups(folder, _):
+def measure_together(folder, n):
+    with clusters(folder, n, 1, share=SHARE) as ((service,), links):
+        links.limit(10e9)
+        return serve(service, n)
+
+
+def measure_apart(folder, n):
+    with clusters(folder, 1, 1, n, share=SHARE) as (services, links):
+        links.limit(10e9)
+        with ThreadPoolExecutor(n) as pool:
+            return sum(pool.map(lambda service: serve(service, 1), services))
+
+
+def measure_groups(folder, options):
     """n groups of one service, and n services of one group at the same time: the same work for the
-    same machine, but for what the service has to do with it."""
+    same machine, but for what the service has to do with it.  Every other round begins with the
+    latter, so that neither always has the warmer machine."""
     out = []
-    for n in (1, 2, 4):
-        with clusters(folder, n, 1, share=SHARE) as ((service,), links):
-            links.limit(10e9)
-            together = serve(service, n)
-        with clusters(folder, 1, 1, n, share=SHARE) as (services, links):
-            links.limit(10e9)
-            with ThreadPoolExecutor(n) as pool:
-                apart = sum(pool.map(lambda service: serve(service, 1), services))
-        out.append({"hosts": n, "share": SHARE, "tokens_per_s": together, "apart_per_s": apart,
-                    "efficiency": together / apart, "of_one": together / n})
-        out[-1]["of_one"] /= out[0]["tokens_per_s"]
-        print(out[-1], file=sys.stderr)
+    for number in range(options.rounds):
+        for n in HOSTS:
+            both = [("tokens_per_s", measure_together), ("apart_per_s", measure_apart)]
+            found = {name: measure(folder, n) for name, measure in both[::-1 if number % 2 else 1]}
+            out.append({"round": number, "hosts": n, "share": SHARE, **found})
+            print(out[-1], file=sys.stderr)
+    return out
+
+
+def spread(values):
+    """The mean and its standard error, which one value does not have."""
+    return mean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def summarize_groups(measured):
+    """For each number of hosts the rounds' means.  An efficiency is that of a pair of one round; one
+    host is the mean of all runs with one."""
+    kinds = ("tokens_per_s", "apart_per_s")
+    one = mean(g[kind] for g in measured if g["hosts"] == 1 for kind in kinds)
+    out = []
+    for n in HOSTS:
+        of_n = [g for g in measured if g["hosts"] == n]
+        found = {"hosts": n, "rounds": len(of_n),
+                 "efficiency": spread([g["tokens_per_s"] / g["apart_per_s"] for g in of_n])}
+        for kind in kinds:
+            found[kind] = spread([g[kind] for g in of_n])
+            found[kind + "_of_one"] = spread([g[kind] / n / one for g in of_n])
+        out.append(found)
     return out
 
 
@@ -246,6 +279,19 @@ def rate_name(rate):
     return f"{rate / 1e9:g} Gb/s" if rate else "no limit"
 
 
+def spread_cell(value, percent=False):
+    scale, digits, unit = (100, 1, " %") if percent else (1, 0, "")
+    middle, error = value
+    more = "" if error is None else f" ± {scale * error:.{digits}f}"
+    return f"{scale * middle:.{digits}f}{more}{unit}"
+
+
+def groups_cells(g):
+    kinds = [spread_cell(g[kind + end], bool(end)) for kind in ("tokens_per_s", "apart_per_s")
+             for end in ("", "_of_one")]
+    return [g["hosts"], g["rounds"], *kinds, spread_cell(g["efficiency"], True)]
+
+
 def point_cells(p):
     hidden = "" if p["hidden"] is None else f"{100 * p['hidden']:.0f} %"
     return [p["method"], f"{p['prefill_ms']:.0f}", f"{p['exchange_ms']:.0f}", f"{p['waited_ms']:.0f}",
@@ -264,11 +310,9 @@ POINT = ["method", "prefill ms", "in collectives ms", "waited ms", "of the prefi
 
 def show(results):
     if "groups" in results:
-        print(table(["hosts", "one service, tokens/s", "a service each, tokens/s", "efficiency",
-                     "of so many times one host"],
-                    [[g["hosts"], f"{g['tokens_per_s']:.0f}", f"{g['apart_per_s']:.0f}",
-                      f"{100 * g['efficiency']:.1f} %", f"{100 * g['of_one']:.1f} %"]
-                     for g in results["groups"]]))
+        print(table(["hosts", "rounds", "one service, tokens/s", "of n times one host",
+                     "a service each, tokens/s", "of n times one host", "efficiency"],
+                    [groups_cells(g) for g in summarize_groups(results["groups"])]))
     if "ranks" in results:
         print(table(["network", *POINT],
                     [[rate_name(p["rate"]), *point_cells(p)] for p in results["ranks"]]))
@@ -294,6 +338,8 @@ def parse():
     parser.add_argument("measures", nargs="+", choices=[*MEASURES, "model"])
     parser.add_argument("--model", default="160M", help="a folder, or of models.py (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", default=["FULL", "FASTKV"])
+    parser.add_argument("--rounds", type=int, default=1,
+                        help="of groups: everything so often, for a mean and its standard error")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES,
                         help="of ranks, bits a second; 0: no limit")
     parser.add_argument("--output", type=Path, help="JSON; what is in it of other measures stays")

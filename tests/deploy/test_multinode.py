@@ -10,6 +10,9 @@ import pytest
 
 from deployment import BUILD, ROOT
 
+sys.path.insert(0, str(ROOT / "tests" / "bench"))
+import multinode  # noqa: E402
+
 GUIDE = ROOT / "deploy" / "multinode" / "README.md"
 # a network and mounts of its own, in which what stays behind ends with the shell
 INSIDE = ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
@@ -40,6 +43,19 @@ def test_the_guide_can_be_typed_as_it_is_written(hosts, tmp_path):
         result = json.loads((tmp_path / name).read_text())
         assert result["completed"] == 16 and result["failed"] == 0
     assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_the_efficiency_is_that_of_pairs_and_has_a_standard_error():
+    found = multinode.summarize_groups([
+        {"round": r, "hosts": n, "tokens_per_s": t, "apart_per_s": a}
+        for r, n, t, a in [(0, 1, 100, 100), (0, 2, 180, 200), (0, 4, 300, 400),
+                           (1, 1, 50, 50), (1, 2, 100, 100), (1, 4, 200, 200)]])
+    assert [(f["hosts"], f["rounds"]) for f in found] == [(1, 2), (2, 2), (4, 2)]
+    assert found[1]["efficiency"] == pytest.approx((0.95, 0.05))
+    assert found[2]["tokens_per_s_of_one"] == pytest.approx((5 / 6, 1 / 6))
+    assert multinode.groups_cells(found[1]) == [
+        2, 2, "140 ± 40", "93.3 ± 26.7 %", "150 ± 50", "100.0 ± 33.3 %", "95.0 ± 5.0 %"]
+    assert multinode.spread_cell(multinode.spread([7.0])) == "7"
 
 
 def test_ranks_on_several_hosts_send_what_was_predicted_and_hide_some_of_it(hosts, tmp_path):
