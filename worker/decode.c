@@ -7,21 +7,27 @@
 
 #include <assert.h>
 
-/* Neighbouring rows with the same number of caches. */
+/* Neighbouring rows with the same number of caches; rows behind those of the sequences fill the
+ * part up to the size of a graph: they see the spare page alone. */
 struct part {
-    int first, n; /* rows */
-    int heads;    /* cache heads of a row */
-    size_t cell;  /* of its first row, within a layer's */
+    int first, n;         /* rows */
+    int first_live, live; /* sequences, in the first rows */
+    int heads;            /* cache heads of a row */
+    size_t cell;          /* of its first row, within a layer's */
     bool by_query;
     bool evicts; /* any of them, by attention */
 };
 
 /* By what a row has a cache for, and how its keys get their positions. */
-enum { BY_KV_HEAD, BY_QUERY_HEAD, RANKED_BY_KV_HEAD, RANKED_BY_QUERY_HEAD, PARTS };
+enum {
+    BY_KV_HEAD = STEP_BY_KV_HEAD,
+    BY_QUERY_HEAD = STEP_BY_QUERY_HEAD,
+    RANKED_BY_KV_HEAD,
+    RANKED_BY_QUERY_HEAD,
+    PARTS
+};
 
-/* One step: n rows, and a cell in the scratch arrays for each (layer, row, cache head).  Rows
- * behind those of the sequences fill it up to the size of a graph: they see the spare page alone.
- */
+/* One step: n rows, and a cell in the scratch arrays for each (layer, row, cache head). */
 struct step {
     struct member *member;
     struct kvcache *cache;
@@ -29,7 +35,9 @@ struct step {
     int live; /* rows with a sequence */
     int n;
     struct part parts[PARTS];
-    bool evicts; /* any part */
+    bool recorded;  /* it runs from a graph */
+    bool scattered; /* spare rows lie between live ones */
+    bool evicts;    /* any part */
     size_t layer_cells;
     struct step_lists lists; /* on the device */
     struct step_lists host;
@@ -48,15 +56,13 @@ static void divide(struct step *step)
     struct sequence *rows[SCRATCH_DECODE_ROWS];
     int n = 0;
 
-    step->layer_cells = 0;
     step->evicts = false;
     for (int p = 0; p < PARTS; p++) {
         struct part *part = &step->parts[p];
         bool by_query = p == BY_QUERY_HEAD || p == RANKED_BY_QUERY_HEAD;
         *part = (struct part){
-            .first = n,
+            .first_live = n,
             .heads = by_query ? split->query_heads : split->kv_heads,
-            .cell = step->layer_cells,
             .by_query = by_query,
         };
         for (int i = 0; i < step->live; i++) {
@@ -65,13 +71,18 @@ static void divide(struct step *step)
                 rows[n++] = step->rows[i];
             }
         }
-        part->n = n - part->first;
+        part->live = part->n = n - part->first_live;
         step->evicts = step->evicts || part->evicts;
-        step->layer_cells += (size_t)part->n * (size_t)part->heads;
     }
     for (int i = 0; i < n; i++) {
         step->rows[i] = rows[i];
     }
+}
+
+/* NULL: a row that fills the part up. */
+static struct sequence *sequence_of(const struct step *step, const struct part *part, int row)
+{
+    return row < part->live ? step->rows[part->first_live + row] : NULL;
 }
 
 static size_t first_cell(const struct step *step, int layer, const struct part *part)
@@ -82,7 +93,7 @@ static size_t first_cell(const struct step *step, int layer, const struct part *
 /* Room for one row in every head of a sequence's layer; where it is, and what attention sees. */
 static status place_row(const struct step *step, int layer, const struct part *part, int row)
 {
-    const struct sequence *sequence = step->rows[part->first + row];
+    const struct sequence *sequence = sequence_of(step, part, row);
     const struct step_lists *host = &step->host;
     int sliding = step->member->model->config.sliding_window;
     int position = sequence_position(sequence);
@@ -115,9 +126,10 @@ static void place_rules(const struct step *step, int layer, const struct part *p
     struct evict_rule *rules = step->member->scratch->host_rules + first_cell(step, layer, part) +
                                (size_t)(row * part->heads);
 
-    if (part->first + row < step->live && evict_follows(step->rows[part->first + row])) {
-        evict_rules(rules, step->member, step->cache, step->rows[part->first + row], layer,
-                    part->heads);
+    const struct sequence *sequence = sequence_of(step, part, row);
+
+    if (sequence && evict_follows(sequence)) {
+        evict_rules(rules, step->member, step->cache, sequence, layer, part->heads);
         return;
     }
     for (int head = 0; head < part->heads; head++) {
@@ -143,7 +155,7 @@ static status place_part(const struct step *step, int layer, const struct part *
     status st = STATUS_OK;
 
     for (int row = 0; !st && row < part->n; row++) {
-        if (part->first + row < step->live) {
+        if (row < part->live) {
             st = place_row(step, layer, part, row);
         } else {
             place_spare_row(step, layer, part, row);
@@ -155,22 +167,26 @@ static status place_part(const struct step *step, int layer, const struct part *
     return st;
 }
 
-/* What embedding and rotation read of each row. */
-static void place_tokens(const struct step *step)
+/* What embedding and rotation read of each row of a part, and which live ones these are. */
+static void place_tokens(const struct step *step, const struct part *part)
 {
-    for (int i = step->live; i < step->n; i++) {
-        step->host.ids[i] = 0;
-        step->host.positions[i] = 0;
-        step->host.key_positions[i] = 0;
-    }
-    for (int i = 0; i < step->live; i++) {
-        const struct sequence *sequence = step->rows[i];
-        bool ranked = sequence->ranked;
+    const struct step_lists *host = &step->host;
 
-        step->host.ids[i] = sequence->token;
-        step->host.positions[i] =
-            ranked ? ranked_newest(step->cache, sequence) : sequence_position(sequence);
-        step->host.key_positions[i] = ranked ? 0 : step->host.positions[i]; /* 0: not rotated */
+    for (int row = 0; row < part->n; row++) {
+        const struct sequence *sequence = sequence_of(step, part, row);
+        int i = part->first + row;
+
+        host->ids[i] = sequence ? sequence->token : 0;
+        host->positions[i] = 0;
+        host->key_positions[i] = 0; /* not rotated */
+        if (sequence && sequence->ranked) {
+            host->positions[i] = ranked_newest(step->cache, sequence);
+        } else if (sequence) {
+            host->positions[i] = host->key_positions[i] = sequence_position(sequence);
+        }
+        if (sequence) {
+            host->order[part->first_live + row] = i;
+        }
     }
 }
 
@@ -192,7 +208,12 @@ static status place_rows(struct step *step)
     if (st) {
         return st;
     }
-    place_tokens(step);
+    for (int i = step->live; i < step->n; i++) {
+        step->host.order[i] = 0;
+    }
+    for (int p = 0; p < PARTS; p++) {
+        place_tokens(step, &step->parts[p]);
+    }
     st = kvcache_settle(step->cache);
     if (!st && step->evicts) {
         st = device_upload(step->member->dev, s->rules, s->host_rules, cells * sizeof(*s->rules));
@@ -271,8 +292,8 @@ static status attend_each(const struct step *step, int layer, const struct part 
     size_t cell = first_cell(step, layer, part);
     status st = STATUS_OK;
 
-    for (int row = 0; !st && row < part->n; row++, cell += (size_t)part->heads) {
-        const struct sequence *sequence = step->rows[part->first + row];
+    for (int row = 0; !st && row < part->live; row++, cell += (size_t)part->heads) {
+        const struct sequence *sequence = sequence_of(step, part, row);
         const struct decode_attention one = attention_of_row(step, part, all, row);
         if (sequence->ranked) {
             st = ranked_attention(step->member, step->cache, sequence, layer, &one);
@@ -304,7 +325,7 @@ static status attend(const struct step *step, int layer, const struct part *part
     };
     status st = append(step, part, cell);
 
-    bool ranked = step->rows[part->first]->ranked;
+    bool ranked = sequence_of(step, part, 0)->ranked;
 
     if (!st && !ranked) {
         st = op_decode_attention(step->member->dev, &all);
@@ -345,49 +366,67 @@ static status enqueue(const void *context)
     for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
         st = run_layer(step, layer);
     }
+    if (!st && step->scattered) {
+        size_t row = (size_t)member->model->config.hidden;
+        float *live = residual + SCRATCH_DECODE_ROWS * row; /* a chunk is longer than two steps */
+        st = op_gather_rows(member->dev, live, residual, step->lists.order, step->n,
+                            row * sizeof(*live));
+        residual = live;
+    }
     return st ? st : forward_logits(member, residual, step->n);
 }
 
-/* The part that all rows are in, if a graph can serve them: what the host does between its kernels
- * would not be in it.  NULL: none can. */
-static struct part *part_to_record(struct step *step)
+/* Whether a graph can serve all rows: what the host does between its kernels would not be in it. */
+static bool can_record(const struct step *step)
 {
-    struct part *part = &step->parts[step->parts[BY_KV_HEAD].n > 0 ? BY_KV_HEAD : BY_QUERY_HEAD];
+    const struct part *parts = step->parts;
+    bool sums = parts[BY_KV_HEAD].evicts && evict_sums_over_ranks(step->member, false);
 
-    if (!step->member->graphs || part->n < step->live) {
-        return NULL;
-    }
-    return part->evicts && evict_sums_over_ranks(step->member, part->by_query) ? NULL : part;
+    return step->member->graphs && !sums &&
+           parts[BY_KV_HEAD].live + parts[BY_QUERY_HEAD].live == step->live;
 }
 
-/* Parts and cells of the live rows, filled up to a graph of the part that is returned. */
-static struct part *lay_out(struct step *step)
+/* Parts and their rows; filled up to those of a graph where one serves them. */
+static void lay_out(struct step *step)
 {
+    int live[STEP_KINDS], rows[STEP_KINDS];
+
     divide(step);
-    struct part *part = part_to_record(step);
-    if (part) {
-        step->n = step_graphs_rows(step->live);
-        part->n = step->n;
-        step->layer_cells = (size_t)part->n * (size_t)part->heads;
+    for (int kind = 0; kind < STEP_KINDS; kind++) {
+        live[kind] = step->parts[kind].live;
     }
-    return part;
+    step->recorded = can_record(step) && step_graphs_fill(live, rows);
+    step->scattered = step->recorded && live[BY_KV_HEAD] > 0 && live[BY_QUERY_HEAD] > 0;
+    for (int kind = 0; step->recorded && kind < STEP_KINDS; kind++) {
+        step->parts[kind].n = rows[kind];
+        step->parts[kind].evicts = step->evicts; /* so that it is one graph, whoever evicts */
+    }
+    step->n = 0;
+    step->layer_cells = 0;
+    for (int p = 0; p < PARTS; p++) {
+        struct part *part = &step->parts[p];
+        part->first = step->n;
+        part->cell = step->layer_cells;
+        step->n += part->n;
+        step->layer_cells += (size_t)part->n * (size_t)part->heads;
+    }
 }
 
 status decode_step(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
 {
-    struct step step = {.member = member, .cache = cache, .rows = rows, .live = n, .n = n};
+    struct step step = {.member = member, .cache = cache, .rows = rows, .live = n};
 
     assert(n > 0 && n <= SCRATCH_DECODE_ROWS);
-    struct part *part = lay_out(&step);
+    lay_out(&step);
     status st = place_rows(&step);
-    if (!st && part) {
-        st = step_graphs_run(member->graphs, &(struct step_work){
-                                                 .enqueue = enqueue,
-                                                 .context = &step,
-                                                 .rows = step.n,
-                                                 .by_query = part->by_query,
-                                                 .evicts = part->evicts,
-                                             });
+    if (!st && step.recorded) {
+        st = step_graphs_run(member->graphs,
+                             &(struct step_work){
+                                 .enqueue = enqueue,
+                                 .context = &step,
+                                 .rows = {step.parts[BY_KV_HEAD].n, step.parts[BY_QUERY_HEAD].n},
+                                 .evicts = step.evicts,
+                             });
     } else if (!st) {
         st = enqueue(&step);
     }
@@ -407,8 +446,8 @@ static status end_part(const struct step *step, int layer, const struct part *pa
 {
     status st = STATUS_OK;
 
-    for (int row = 0; !st && row < part->n && part->first + row < step->live; row++) {
-        const struct sequence *sequence = step->rows[part->first + row];
+    for (int row = 0; !st && row < part->live; row++) {
+        const struct sequence *sequence = sequence_of(step, part, row);
         size_t cell = first_cell(step, layer, part) + (size_t)(row * part->heads);
         if (evict_follows(sequence)) {
             st = evict_end(step->member, step->cache, sequence, layer, part->heads, cell);
@@ -419,7 +458,7 @@ static status end_part(const struct step *step, int layer, const struct part *pa
 
 status decode_end(struct member *member, struct kvcache *cache, struct sequence **rows, int n)
 {
-    struct step step = {.member = member, .cache = cache, .rows = rows, .live = n, .n = n};
+    struct step step = {.member = member, .cache = cache, .rows = rows, .live = n};
     status st = STATUS_OK;
 
     lay_out(&step);

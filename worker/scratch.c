@@ -24,7 +24,8 @@ size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, siz
     lists->ids = lists->slot + cells;
     lists->positions = lists->ids + rows;
     lists->key_positions = lists->positions + rows;
-    return pointers + 3 * numbers + 3 * rows * sizeof(*lists->ids);
+    lists->order = lists->key_positions + rows;
+    return pointers + 3 * numbers + 4 * rows * sizeof(*lists->ids);
 }
 
 static size_t most_cells(const struct model *model)

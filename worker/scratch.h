@@ -82,6 +82,7 @@ struct step_lists {
     int32_t *ids;                   /* (rows) */
     int32_t *positions;             /* (rows): of queries */
     int32_t *key_positions;         /* (rows) */
+    int32_t *order;                 /* (rows): where the rows are whose logits come in this order */
 };
 /* Where the lists lie in memory at `base`, and their bytes. */
 size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, size_t cells);

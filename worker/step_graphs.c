@@ -3,11 +3,13 @@
 #include "common/log.h"
 #include "kernels/device.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
+/* Rows of one kind alone, and of each kind where there are both. */
 static const int sizes[] = {1, 2, 4, 8, 16, 24, 32, 48, 64};
-enum { KINDS = 4, SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+static const int sizes_of_both[] = {4, 16, 32};
+enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+enum { SIZES_OF_BOTH = sizeof(sizes_of_both) / sizeof(sizes_of_both[0]) };
 
 struct place {
     bool seen;
@@ -17,7 +19,9 @@ struct place {
 
 struct step_graphs {
     struct member *member;
-    struct place places[KINDS][SIZES]; /* by KV head, by query head; the same, evicting */
+    /* Without and with choosing what leaves. */
+    struct place alone[2][STEP_KINDS][SIZES];
+    struct place both[2][SIZES_OF_BOTH][SIZES_OF_BOTH];
 };
 
 status step_graphs_create(struct step_graphs **out, struct member *member)
@@ -34,28 +38,60 @@ status step_graphs_create(struct step_graphs **out, struct member *member)
     return STATUS_OK;
 }
 
+static void free_places(struct device *dev, struct place *places, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        device_graph_free(dev, places[i].graph);
+    }
+}
+
 void step_graphs_destroy(struct step_graphs *graphs)
 {
-    for (int i = 0; graphs && i < KINDS * SIZES; i++) {
-        device_graph_free(graphs->member->dev, graphs->places[i / SIZES][i % SIZES].graph);
+    if (graphs) {
+        struct device *dev = graphs->member->dev;
+        free_places(dev, &graphs->alone[0][0][0], sizeof(graphs->alone) / sizeof(struct place));
+        free_places(dev, &graphs->both[0][0][0], sizeof(graphs->both) / sizeof(struct place));
     }
     free(graphs);
 }
 
-static int size_of(int n)
+/* Number of the first size of at least n; n_sizes: none is. */
+static int size_of(const int *list, int n_sizes, int n)
 {
     int i = 0;
 
-    while (sizes[i] < n) {
+    while (i < n_sizes && list[i] < n) {
         i++;
-        assert(i < SIZES);
     }
     return i;
 }
 
-int step_graphs_rows(int n)
+bool step_graphs_fill(const int live[STEP_KINDS], int rows[STEP_KINDS])
 {
-    return sizes[size_of(n)];
+    bool both = live[STEP_BY_KV_HEAD] > 0 && live[STEP_BY_QUERY_HEAD] > 0;
+    const int *list = both ? sizes_of_both : sizes;
+    int n_sizes = both ? SIZES_OF_BOTH : SIZES;
+
+    for (int kind = 0; kind < STEP_KINDS; kind++) {
+        int i = size_of(list, n_sizes, live[kind]);
+        if (i == n_sizes) {
+            return false;
+        }
+        rows[kind] = live[kind] > 0 ? list[i] : 0;
+    }
+    return true;
+}
+
+static struct place *place_of(struct step_graphs *graphs, const struct step_work *work)
+{
+    const int *rows = work->rows;
+
+    if (rows[STEP_BY_KV_HEAD] > 0 && rows[STEP_BY_QUERY_HEAD] > 0) {
+        return &graphs->both[work->evicts][size_of(sizes_of_both, SIZES_OF_BOTH, rows[0])]
+                            [size_of(sizes_of_both, SIZES_OF_BOTH, rows[1])];
+    }
+    int kind = rows[STEP_BY_KV_HEAD] > 0 ? STEP_BY_KV_HEAD : STEP_BY_QUERY_HEAD;
+    return &graphs->alone[work->evicts][kind][size_of(sizes, SIZES, rows[kind])];
 }
 
 static status record(struct device *dev, const struct step_work *work, struct device_graph **out)
@@ -105,8 +141,8 @@ static status record_on_all(struct member *member, const struct step_work *work,
         return st;
     }
     if (st) {
-        log_warn("engine: steps of %d rows run without a graph reason=\"%s\"", work->rows,
-                 status_text());
+        log_warn("engine: steps of %d rows run without a graph reason=\"%s\"",
+                 work->rows[STEP_BY_KV_HEAD] + work->rows[STEP_BY_QUERY_HEAD], status_text());
     }
     st = all_have(member, !st, &all);
     if (!st && !all) {
@@ -120,7 +156,7 @@ static status record_on_all(struct member *member, const struct step_work *work,
 status step_graphs_run(struct step_graphs *graphs, const struct step_work *work)
 {
     struct member *member = graphs->member;
-    struct place *place = &graphs->places[work->by_query + 2 * work->evicts][size_of(work->rows)];
+    struct place *place = place_of(graphs, work);
     status st = STATUS_OK;
 
     if (place->seen && !place->refused && !place->graph) {

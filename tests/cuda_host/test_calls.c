@@ -7,6 +7,7 @@
 #include "tests/worker/helpers_engine.h"
 #include "tests/worker/helpers_gpus.h"
 #include "tests/worker/helpers_group.h"
+#include "worker/step_graphs.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ struct run {
     bool evicts;
     bool logits;                     /* every step's are asked for */
     bool by_query;                   /* caches */
+    bool both_kinds;                 /* those of all but the first sequence are not */
     bool beside_full;                /* all but the first sequence keep everything */
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
@@ -67,10 +69,9 @@ static status read_prompt(struct bench *bench, const struct plan_begin *begin, s
     static const struct cuda_host_calls any = {.waits = 100, .uploads = 100, .downloads = 100};
     static const struct cuda_host_calls opened = {.waits = 3, .uploads = 1, .downloads = 1};
     const struct cuda_host_calls whole = {.waits = 1, .uploads = 0};
-    /* per cache head a table, and where rows may leave a page more and notes; the window's rows,
-     * and the row or the rows that go on */
-    bool by_query = method_caches_by_query(&begin->params);
-    unsigned long lists = method_evicts(&begin->params) && by_query ? 28 : 16;
+    /* per cache head a table, and where rows may leave notes; the window's rows, and the row or the
+     * rows that go on */
+    unsigned long lists = method_caches_by_query(&begin->params) ? 28 : 16;
     const struct cuda_host_calls choice = {.waits = 2, .uploads = lists, .downloads = lists};
     /* and the first token, with what it is drawn with, and what its log-probabilities are of */
     const struct cuda_host_calls last = {
@@ -164,6 +165,18 @@ static status decode(struct bench *bench, struct run *run, bool first_rank)
     return st;
 }
 
+/* Of sequence i. */
+static void choose(struct method_params *params, const struct run *run, int i,
+                   const struct model_config *model)
+{
+    bool by_query = run->by_query != (run->both_kinds && i > 0);
+
+    method_defaults(params, run->beside_full && i > 0 ? METHOD_FULL : run->method, model);
+    params->h2o_dynamic = run->evicts;
+    params->retain_rate = run->evicts ? 0.3 : params->retain_rate;
+    params->granularity = by_query ? GRANULARITY_Q : GRANULARITY_KV;
+}
+
 static status run_rank(struct comm *comm, void *context)
 {
     struct run *run = context;
@@ -197,14 +210,10 @@ static status run_rank(struct comm *comm, void *context)
         begin.sampling.top_p = 1;
     }
     for (int i = 0; !st && i < run->slots; i++) {
-        bool full = run->beside_full && i > 0;
-        method_defaults(&begin.params, full ? METHOD_FULL : run->method, &bench.model->config);
-        begin.params.h2o_dynamic = run->evicts;
-        begin.params.retain_rate = run->evicts ? 0.3 : begin.params.retain_rate;
-        begin.params.granularity = run->by_query ? GRANULARITY_Q : GRANULARITY_KV;
+        choose(&begin.params, run, i, &bench.model->config);
         begin.slot = (uint32_t)i;
         /* pages are full at different times */
-        begin.n_prompt = (run->evicts ? SHORT_PROMPT : PROMPT) - (uint32_t)i * 5;
+        begin.n_prompt = (run->evicts || run->both_kinds ? SHORT_PROMPT : PROMPT) - (uint32_t)i * 5;
         st = read_prompt(&bench, &begin, comm_rank(comm) == 0 ? run : NULL);
     }
     if (!st) {
@@ -376,6 +385,49 @@ static void test_what_leaves_does_not_depend_on_graphs_or_company(void **state)
     check_evicting(METHOD_FASTGEN, false);
 }
 
+static void test_steps_are_filled_up_to_the_next_size(void **state)
+{
+    static const int cases[][2][STEP_KINDS] = {{{1, 0}, {1, 0}},   {{3, 0}, {4, 0}},
+                                               {{0, 33}, {0, 48}}, {{64, 0}, {64, 0}},
+                                               {{3, 5}, {4, 16}},  {{32, 32}, {32, 32}}};
+    int rows[STEP_KINDS];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        CHECK(step_graphs_fill(cases[i][0], rows));
+        assert_memory_equal(rows, cases[i][1], sizeof(rows));
+    }
+    CHECK(!step_graphs_fill((const int[]){33, 1}, rows));
+    CHECK(!step_graphs_fill((const int[]){1, 33}, rows));
+}
+
+/* One sequence by query head beside two by KV head, each kind filled up to four rows. */
+static void test_caches_of_both_kinds_are_in_one_graph(void **state)
+{
+    const struct run keeps = {
+        .method = METHOD_FASTKV, .slots = SAMPLES, .by_query = true, .both_kinds = true};
+    struct run evicts = keeps;
+    struct run alone = keeps;
+    struct run graphs[] = {keeps, keeps}, plain[] = {keeps, keeps};
+
+    (void)state;
+    evicts.method = METHOD_H2O;
+    evicts.evicts = true;
+    graphs[1] = plain[1] = evicts;
+    for (int i = 0; i < 2; i++) {
+        plain[i].no_graphs = true;
+        run_ranks(1, &graphs[i]);
+        run_ranks(1, &plain[i]);
+        CHECK(memcmp(graphs[i].tokens, plain[i].tokens, sizeof(plain[i].tokens)) == 0);
+        CHECK(memcmp(graphs[i].live, plain[i].live, sizeof(plain[i].live)) == 0);
+    }
+    alone.slots = 1;
+    run_ranks(1, &alone);
+    for (int step = 0; step < STEPS; step++) {
+        CHECK(graphs[0].tokens[step][0] == alone.tokens[step][0]);
+    }
+}
+
 /* Three sequences fill a graph of four up; one has one of its own; without graphs there are none.
  */
 static void test_tokens_are_the_same_from_graphs_and_in_any_company(void **state)
@@ -418,6 +470,8 @@ int main(void)
         cmocka_unit_test(test_one_wait_brings_the_logits_of_a_whole_step),
         cmocka_unit_test(test_a_step_that_evicts_waits_once),
         cmocka_unit_test(test_scores_behind_attention_find_no_normalisers),
+        cmocka_unit_test(test_steps_are_filled_up_to_the_next_size),
+        cmocka_unit_test(test_caches_of_both_kinds_are_in_one_graph),
         cmocka_unit_test(test_what_leaves_does_not_depend_on_graphs_or_company),
         cmocka_unit_test(test_a_graph_without_memory_is_done_without),
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
