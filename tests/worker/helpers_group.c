@@ -80,7 +80,7 @@ static int store_over(void *context)
 
 unsigned group_tcp_ranks;
 struct device **group_devices;
-int group_timeout_ms = 20000;
+int group_timeout_ms = 120000;
 
 struct member {
     pthread_t thread;

@@ -20,7 +20,7 @@ extern unsigned group_tcp_ranks;
 struct device;
 extern struct device **group_devices;
 
-/* Of one collective.  20000 at start. */
+/* Of one collective.  120000 at start: ranks under sanitizers on a busy machine are slow. */
 extern int group_timeout_ms;
 
 #endif
