@@ -133,16 +133,16 @@ part_asan() {
     unit_tests build-asan 'unit tests, clang with ASan and UBSan'
     if [ -n "$data" ]; then export WINNOW_TEST_DATA=$data; fi
 }
+# As many targets at a time as there are cores.
 part_fuzz() {
-    local target name
-    for target in build-asan/bin/fuzz_*; do
-        [ -x "$target" ] || continue
-        name=$(basename "$target")
-        mkdir -p "$work/$name"
-        one "$name for $fuzz_seconds s" "$target" -max_total_time="$fuzz_seconds" -timeout=10 \
-            -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix="$root/.cache/$name-" \
-            "$work/$name" "tests/fuzz/corpus/${name#fuzz_}"
-    done
+    local targets=(build-asan/bin/fuzz_*)
+    printf '%s\n' "${targets[@]}" >"$work/targets"
+    # shellcheck disable=SC2016 # the inner shell expands it
+    one "${#targets[@]} fuzz targets for $fuzz_seconds s each" xargs -a "$work/targets" -P "$jobs" -I TARGET sh -c '
+        name=$(basename TARGET) && mkdir -p "$0/$name" .cache &&
+        exec TARGET -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 \
+            -artifact_prefix=".cache/$name-" "$0/$name" "tests/fuzz/corpus/${name#fuzz_}"' \
+        "$work" "$fuzz_seconds"
 }
 # The whole worker with --device cuda, on the processor: the shortest cases of every method and some
 # middle ones, a few tokens each; with --all everything.

@@ -477,5 +477,6 @@ int main(void)
         cmocka_unit_test(test_tokens_are_the_same_from_graphs_and_in_any_company),
     };
 
+    cmocka_set_test_filter(getenv("WINNOW_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
