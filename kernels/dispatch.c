@@ -295,7 +295,7 @@ status op_rope(struct device *dev, const struct rope *args)
     assert(args->rows >= 0 && head_dim_valid(args->head_dim));
     assert(args->positions && args->inv_freq && (!args->q || args->q_heads > 0));
     assert((!args->k && !args->v) || args->kv_heads > 0);
-    assert((!args->k || args->layer_k) && (!args->v || args->layer_v) && (!args->raw_k || args->k));
+    assert((!args->k || args->layer_k) && (!args->v || args->layer_v));
     assert((!args->k && !args->v) || args->kv_heads == 1 ||
            args->kv_stride >= (size_t)args->rows * (size_t)args->head_dim);
     return dev->backend->rope(dev, args);
@@ -410,8 +410,7 @@ status op_kv_append(struct device *dev, const struct kv_append *args)
 {
     assert(args->rows >= 0 && pool_valid(args->pool) && args->k && args->v);
     assert(groups_valid(args->cache_heads, args->kv_heads));
-    assert(!args->q || (args->q_heads > 0 && args->positions));
-    assert((!args->q && !args->key_positions) || args->inv_freq);
+    assert(args->positions && args->inv_freq && (!args->q || args->q_heads > 0));
     return dev->backend->kv_append(dev, args);
 }
 
@@ -420,6 +419,7 @@ status op_decode_attention(struct device *dev, const struct decode_attention *ar
     assert(args->rows > 0 && args->rows <= OP_MAX_DECODE_ROWS && pool_valid(args->pool));
     assert(args->head_dim == args->pool->head_dim);
     assert(groups_valid(args->q_heads, args->cache_heads));
+    assert(!args->sinks || args->q_sinks);
     return dev->backend->decode_attention(dev, args);
 }
 
@@ -436,28 +436,13 @@ status op_enter_pages(struct device *dev, const struct page_entry *list, int n)
     return dev->backend->enter_pages(dev, list, n);
 }
 
-status op_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
-                  void *v, int n)
-{
-    assert(n >= 0 && pool_valid(pool));
-    return dev->backend->kv_read(dev, pool, pages, k, v, n);
-}
-
-status op_decode_mass(struct device *dev, float *out, size_t stride,
-                      const struct decode_attention *args, enum group_reduce how)
-{
-    assert(args->rows == 1 && pool_valid(args->pool));
-    assert(args->head_dim == args->pool->head_dim);
-    assert(groups_valid(args->q_heads, args->cache_heads));
-    assert(how == GROUP_SUM || how == GROUP_MEAN || how == GROUP_MAX);
-    return dev->backend->decode_mass(dev, out, stride, args, how);
-}
-
 status op_evict(struct device *dev, const struct evict *args)
 {
     assert(args->heads > 0 && pool_valid(args->pool) && args->pool->notes);
     assert(!args->attention ||
-           (args->attention->pool == args->pool && !args->mass &&
+           (args->attention->pool == args->pool && !args->attention->sinks &&
+            args->attention->head_dim == args->pool->head_dim &&
+            groups_valid(args->attention->q_heads, args->attention->cache_heads) &&
             args->attention->rows <= OP_MAX_DECODE_ROWS &&
             args->attention->rows * args->attention->cache_heads == args->heads));
     return dev->backend->evict(dev, args);

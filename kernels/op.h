@@ -51,6 +51,7 @@ struct op_limits {
     int chunk_rows; /* of op_linear and op_column_sums, and the window of op_window_scores */
     int keys;       /* of a prompt, and rows of a cache head */
     int q_heads, kv_heads, head_dim, vocab_rows;
+    int group; /* query heads of a KV head for op_evict(), which may be more than this rank has */
 };
 
 /* Takes the memory in which these operations work, so that none of them can fail for lack of it.
@@ -127,7 +128,6 @@ struct rope {
     void *q;                  /* (rows, q_heads, head_dim) act; NULL: none */
     const void *k, *v;        /* (rows, kv_heads, head_dim) act; NULL: none */
     void *layer_k, *layer_v;  /* (kv_heads, >= rows, head_dim) act, heads kv_stride apart */
-    void *raw_k;              /* likewise, for the keys as they are; NULL: not wanted */
     size_t kv_stride;         /* elements */
     const int32_t *positions; /* (rows) */
     const float *inv_freq;    /* (head_dim / 2) */
@@ -290,12 +290,11 @@ status op_kv_note(struct device *dev, const struct kv_pool *pool, const int32_t 
  */
 struct kv_append {
     const struct kv_pool *pool;
-    const int32_t *slot;          /* (rows * cache_heads): page * page_rows + row in the pool */
-    const void *k, *v;            /* (rows, kv_heads, head_dim) act */
-    void *q;                      /* (rows, q_heads, head_dim) act; NULL: none */
-    const int32_t *positions;     /* (rows), of q */
-    const int32_t *key_positions; /* (rows), of k; NULL: as it is */
-    const float *inv_freq;        /* (head_dim / 2) */
+    const int32_t *slot;      /* (rows * cache_heads): page * page_rows + row in the pool */
+    const void *k, *v;        /* (rows, kv_heads, head_dim) act */
+    void *q;                  /* (rows, q_heads, head_dim) act; NULL: none */
+    const int32_t *positions; /* (rows) */
+    const float *inv_freq;    /* (head_dim / 2) */
     int rows, q_heads, kv_heads, cache_heads;
 };
 status op_kv_append(struct device *dev, const struct kv_append *args);
@@ -312,6 +311,11 @@ struct decode_attention {
     const int32_t *const *pages; /* (rows * cache_heads) page tables */
     const int32_t *first;        /* (rows * cache_heads) */
     const int32_t *length;       /* (rows * cache_heads) */
+    /* Rows 0..sinks[s] of sequence s see q_sinks instead of q: attention sinks whose distance from
+     * the query is another than their positions say.  Where sinks[s] is not 0, it is less than the
+     * sequence's lengths, whose first rows are 0.  NULL: no sequence has any. */
+    const int32_t *sinks; /* (rows) */
+    const void *q_sinks;  /* (rows, q_heads, head_dim) act, rotated */
     int rows, q_heads, cache_heads, head_dim;
 };
 status op_decode_attention(struct device *dev, const struct decode_attention *args);
@@ -328,20 +332,11 @@ struct page_entry {
 };
 status op_enter_pages(struct device *dev, const struct page_entry *list, int n);
 
-/* k and v (n, head_dim) = rows 0..n of the pages. */
-status op_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
-                  void *v, int n);
-
-/* How one query row spreads its attention over its caches: out[c][i] = reduce over the query heads
- * of cache head c of the softmax probability that op_decode_attention() gives cache row i, and 0
- * below first[c].  args->out is not used; args->rows == 1; out (cache_heads, stride). */
-status op_decode_mass(struct device *dev, float *out, size_t stride,
-                      const struct decode_attention *args, enum group_reduce how);
-
 /*
  * Which row leaves a cache head after a decode step whose new row is the head's last.  Each row has
  * a note; the new one gets its own, then what the step's attention gave each row joins its mass:
- * what op_decode_mass() says, or nothing.
+ * of the softmax probabilities that op_decode_attention() gives it, for each query head of the
+ * cache head, what `joins` makes, or nothing.
  * Rows below position `first`, above `recent`, or with one of the marks, stay; if those that may go
  * are more than n_others, the lightest of them goes, of equal ones the highest position.  It is for
  * the caller to take the row out of its pages (op_kv_move()).
@@ -361,9 +356,8 @@ struct evict {
     const struct kv_pool *pool;     /* with notes */
     const struct evict_rule *rules; /* (heads) on the device */
     int heads;
-    const struct decode_attention *attention; /* of these heads; NULL: `joins` is 0 in all rules */
-    const float *mass; /* (heads, stride) of op_decode_mass() joins instead; NULL: does not */
-    size_t stride;
+    /* Of these heads, without sinks; its out is not used.  NULL: `joins` is 0 in all rules. */
+    const struct decode_attention *attention;
 };
 status op_evict(struct device *dev, const struct evict *args);
 

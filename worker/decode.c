@@ -2,7 +2,7 @@
 
 #include "worker/evict.h"
 #include "worker/forward.h"
-#include "worker/ranked.h"
+#include "worker/group_queries.h"
 #include "worker/step_graphs.h"
 
 #include <assert.h>
@@ -18,15 +18,6 @@ struct part {
     bool evicts; /* any of them, by attention */
 };
 
-/* By what a row has a cache for, and how its keys get their positions. */
-enum {
-    BY_KV_HEAD = STEP_BY_KV_HEAD,
-    BY_QUERY_HEAD = STEP_BY_QUERY_HEAD,
-    RANKED_BY_KV_HEAD,
-    RANKED_BY_QUERY_HEAD,
-    PARTS
-};
-
 /* One step: n rows, and a cell in the scratch arrays for each (layer, row, cache head). */
 struct step {
     struct member *member;
@@ -34,10 +25,11 @@ struct step {
     struct sequence **rows;
     int live; /* rows with a sequence */
     int n;
-    struct part parts[PARTS];
+    struct part parts[STEP_KINDS];
     bool recorded;  /* it runs from a graph */
     bool scattered; /* spare rows lie between live ones */
     bool evicts;    /* any part */
+    bool has_sinks; /* any row */
     size_t layer_cells;
     struct step_lists lists; /* on the device */
     struct step_lists host;
@@ -45,8 +37,7 @@ struct step {
 
 static int part_number(const struct sequence *sequence)
 {
-    return (method_caches_by_query(&sequence->params) ? BY_QUERY_HEAD : BY_KV_HEAD) +
-           (sequence->ranked ? RANKED_BY_KV_HEAD : 0);
+    return method_caches_by_query(&sequence->params) ? STEP_BY_QUERY_HEAD : STEP_BY_KV_HEAD;
 }
 
 /* Brings the rows into the order of their parts. */
@@ -56,10 +47,10 @@ static void divide(struct step *step)
     struct sequence *rows[SCRATCH_DECODE_ROWS];
     int n = 0;
 
-    step->evicts = false;
-    for (int p = 0; p < PARTS; p++) {
+    step->evicts = step->has_sinks = false;
+    for (int p = 0; p < STEP_KINDS; p++) {
         struct part *part = &step->parts[p];
-        bool by_query = p == BY_QUERY_HEAD || p == RANKED_BY_QUERY_HEAD;
+        bool by_query = p == STEP_BY_QUERY_HEAD;
         *part = (struct part){
             .first_live = n,
             .heads = by_query ? split->query_heads : split->kv_heads,
@@ -68,6 +59,7 @@ static void divide(struct step *step)
         for (int i = 0; i < step->live; i++) {
             if (part_number(step->rows[i]) == p) {
                 part->evicts = part->evicts || evict_follows(step->rows[i]);
+                step->has_sinks = step->has_sinks || step->rows[i]->ranked;
                 rows[n++] = step->rows[i];
             }
         }
@@ -108,9 +100,7 @@ static status place_row(const struct step *step, int layer, const struct part *p
         if (st) {
             return status_note(st, "slot %d, layer %d", sequence->slot, layer);
         }
-        host->tables[cell] = sequence->ranked
-                                 ? step->member->scratch->in_order
-                                 : kvcache_table(step->cache, sequence->slot, layer, head);
+        host->tables[cell] = kvcache_table(step->cache, sequence->slot, layer, head);
         host->length[cell] = kvcache_rows(step->cache, sequence->slot, layer, head);
         host->first[cell] =
             sliding && !sequence->ranked
@@ -129,7 +119,7 @@ static void place_rules(const struct step *step, int layer, const struct part *p
     const struct sequence *sequence = sequence_of(step, part, row);
 
     if (sequence && evict_follows(sequence)) {
-        evict_rules(rules, step->member, step->cache, sequence, layer, part->heads);
+        evict_rules(rules, step->cache, sequence, layer, part->heads);
         return;
     }
     for (int head = 0; head < part->heads; head++) {
@@ -167,7 +157,18 @@ static status place_part(const struct step *step, int layer, const struct part *
     return st;
 }
 
-/* What embedding and rotation read of each row of a part, and which live ones these are. */
+/* Where positions are those of the cache, rows that left it are not counted: all but the sinks are
+ * as far from the query as they were, and the sinks are nearer by as many. */
+static void place_sinks(const struct step *step, const struct sequence *sequence, int row)
+{
+    int newest = kvcache_rows(step->cache, sequence->slot, 0, 0) - 1;
+
+    step->host.sink_positions[row] = newest;
+    step->host.sinks[row] = newest < sequence_position(sequence) ? sequence->params.sinks : 0;
+}
+
+/* What embedding, rotation and attention read of each row of a part, and which live ones these
+ * are. */
 static void place_tokens(const struct step *step, const struct part *part)
 {
     const struct step_lists *host = &step->host;
@@ -177,12 +178,10 @@ static void place_tokens(const struct step *step, const struct part *part)
         int i = part->first + row;
 
         host->ids[i] = sequence ? sequence->token : 0;
-        host->positions[i] = 0;
-        host->key_positions[i] = 0; /* not rotated */
+        host->positions[i] = sequence ? sequence_position(sequence) : 0;
+        host->sinks[i] = host->sink_positions[i] = 0;
         if (sequence && sequence->ranked) {
-            host->positions[i] = ranked_newest(step->cache, sequence);
-        } else if (sequence) {
-            host->positions[i] = host->key_positions[i] = sequence_position(sequence);
+            place_sinks(step, sequence, i);
         }
         if (sequence) {
             host->order[part->first_live + row] = i;
@@ -194,14 +193,14 @@ static void place_tokens(const struct step *step, const struct part *part)
 static status place_rows(struct step *step)
 {
     struct scratch *s = step->member->scratch;
-    int layers = step->member->model->config.layers;
-    size_t cells = (size_t)layers * step->layer_cells;
-    size_t bytes = step_lists_lay_out(&step->host, s->host_step, (size_t)step->n, cells);
+    const struct model *model = step->member->model;
+    size_t cells = (size_t)model->config.layers * step->layer_cells;
+    size_t bytes = step_lists_lay_out(&step->host, s->host_step, model, (size_t)step->n, cells);
     status st = STATUS_OK;
 
-    step_lists_lay_out(&step->lists, s->step, (size_t)step->n, cells);
-    for (int layer = 0; !st && layer < layers; layer++) {
-        for (int p = 0; !st && p < PARTS; p++) {
+    step_lists_lay_out(&step->lists, s->step, model, (size_t)step->n, cells);
+    for (int layer = 0; !st && layer < model->config.layers; layer++) {
+        for (int p = 0; !st && p < STEP_KINDS; p++) {
             st = place_part(step, layer, &step->parts[p]);
         }
     }
@@ -211,8 +210,11 @@ static status place_rows(struct step *step)
     for (int i = step->live; i < step->n; i++) {
         step->host.order[i] = 0;
     }
-    for (int p = 0; p < PARTS; p++) {
+    for (int p = 0; p < STEP_KINDS; p++) {
         place_tokens(step, &step->parts[p]);
+    }
+    if (group_queries_lie_apart(model)) {
+        group_queries_list(step->host.group_rows, step->member, step->parts[STEP_BY_KV_HEAD].n);
     }
     st = kvcache_settle(step->cache);
     if (!st && step->evicts) {
@@ -221,7 +223,28 @@ static status place_rows(struct step *step)
     return st ? st : device_upload(step->member->dev, s->step, s->host_step, bytes);
 }
 
-/* Queries, keys and values of all rows, in scratch; nothing is rotated yet. */
+/* The queries of all rows as sinks see them. */
+static status turn_to_sinks(const struct step *step)
+{
+    const struct model *model = step->member->model;
+    struct scratch *s = step->member->scratch;
+    size_t row = (size_t)model->split.query_heads * (size_t)model->config.head_dim *
+                 dtype_bytes(device_dtype(step->member->dev));
+    status st = op_gather_rows(step->member->dev, s->q_sinks, s->q, s->in_order, step->n, row);
+
+    return st ? st
+              : op_rope(step->member->dev, &(struct rope){
+                                               .q = s->q_sinks,
+                                               .positions = step->lists.sink_positions,
+                                               .inv_freq = model->inv_freq,
+                                               .rows = step->n,
+                                               .q_heads = model->split.query_heads,
+                                               .head_dim = model->config.head_dim,
+                                           });
+}
+
+/* Queries, keys and values of all rows, in scratch; but for those of sinks, nothing is rotated
+ * yet. */
 static status project(const struct step *step, const struct layer_weights *layer)
 {
     const struct model *model = step->member->model;
@@ -231,7 +254,10 @@ static status project(const struct step *step, const struct layer_weights *layer
     status st = op_rmsnorm(dev, s->normed, s->residual, layer->input_norm, step->n,
                            model->config.hidden, model->config.rms_eps);
 
-    return st ? st : op_linear_rows_each(dev, all, 3, s->normed, step->n);
+    if (!st) {
+        st = op_linear_rows_each(dev, all, 3, s->normed, step->n);
+    }
+    return st || !step->has_sinks ? st : turn_to_sinks(step);
 }
 
 /* Where a part's rows of x (rows, heads, head_dim) begin. */
@@ -258,7 +284,6 @@ static status append(const struct step *step, const struct part *part, size_t ce
                             .v = part_of(step, part, s->v, model->split.kv_heads),
                             .q = part_of(step, part, s->q, model->split.query_heads),
                             .positions = step->lists.positions + part->first,
-                            .key_positions = step->lists.key_positions + part->first,
                             .inv_freq = model->inv_freq,
                             .rows = part->n,
                             .q_heads = model->split.query_heads,
@@ -267,41 +292,21 @@ static status append(const struct step *step, const struct part *part, size_t ce
                         });
 }
 
-/* Row `row` of a part's attention, alone. */
-static struct decode_attention attention_of_row(const struct step *step, const struct part *part,
-                                                const struct decode_attention *all, int row)
+/* Rows that leave the part's caches are chosen, by what `all` gave them. */
+static status evict(const struct step *step, const struct part *part,
+                    const struct decode_attention *all, size_t cell)
 {
-    size_t elements = (size_t)row * (size_t)all->q_heads * (size_t)all->head_dim;
-    size_t bytes = elements * dtype_bytes(device_dtype(step->member->dev));
-    size_t cell = (size_t)row * (size_t)part->heads;
-    struct decode_attention one = *all;
-
-    one.out = (char *)all->out + bytes;
-    one.q = (const char *)all->q + bytes;
-    one.pages = all->pages + cell;
-    one.first = all->first + cell;
-    one.length = all->length + cell;
-    one.rows = 1;
-    return one;
-}
-
-/* The rows of a part that go through their caches one by one. */
-static status attend_each(const struct step *step, int layer, const struct part *part,
-                          const struct decode_attention *all)
-{
-    size_t cell = first_cell(step, layer, part);
+    struct member *member = step->member;
+    struct decode_attention attention = *all;
     status st = STATUS_OK;
 
-    for (int row = 0; !st && row < part->live; row++, cell += (size_t)part->heads) {
-        const struct sequence *sequence = sequence_of(step, part, row);
-        const struct decode_attention one = attention_of_row(step, part, all, row);
-        if (sequence->ranked) {
-            st = ranked_attention(step->member, step->cache, sequence, layer, &one);
-        } else if (evict_follows(sequence)) {
-            st = evict_after_on_ranks(step->member, sequence, &one, cell);
-        }
+    attention.sinks = NULL; /* nothing leaves by attention where these are */
+    if (!part->by_query && group_queries_lie_apart(member->model)) {
+        st = group_queries_gather(member, all->q, step->lists.group_rows, part->n);
+        attention.q = member->scratch->group_q;
+        attention.q_heads = group_queries_heads(member->model);
     }
-    return st;
+    return st ? st : evict_after(member, &attention, cell);
 }
 
 /* The part's new rows join the cache and attend to it; then rows that leave it are chosen. */
@@ -318,6 +323,8 @@ static status attend(const struct step *step, int layer, const struct part *part
         .pages = step->lists.tables + cell,
         .first = step->lists.first + cell,
         .length = step->lists.length + cell,
+        .sinks = step->has_sinks ? step->lists.sinks + part->first : NULL,
+        .q_sinks = part_of(step, part, s->q_sinks, q_heads),
         .rows = part->n,
         .q_heads = q_heads,
         .cache_heads = part->heads,
@@ -325,18 +332,10 @@ static status attend(const struct step *step, int layer, const struct part *part
     };
     status st = append(step, part, cell);
 
-    bool ranked = sequence_of(step, part, 0)->ranked;
-
-    if (!st && !ranked) {
+    if (!st) {
         st = op_decode_attention(step->member->dev, &all);
     }
-    if (st || (!ranked && !part->evicts)) {
-        return st;
-    }
-    if (ranked || evict_sums_over_ranks(step->member, part->by_query)) {
-        return attend_each(step, layer, part, &all);
-    }
-    return evict_after(step->member, &all, cell);
+    return st || !part->evicts ? st : evict(step, part, &all, cell);
 }
 
 static status run_layer(const struct step *step, int layer)
@@ -345,7 +344,7 @@ static status run_layer(const struct step *step, int layer)
     struct scratch *s = step->member->scratch;
     status st = project(step, &model->layers[layer]);
 
-    for (int p = 0; !st && p < PARTS; p++) {
+    for (int p = 0; !st && p < STEP_KINDS; p++) {
         if (step->parts[p].n > 0) {
             st = attend(step, layer, &step->parts[p]);
         }
@@ -376,16 +375,6 @@ static status enqueue(const void *context)
     return st ? st : forward_logits(member, residual, step->n);
 }
 
-/* Whether a graph can serve all rows: what the host does between its kernels would not be in it. */
-static bool can_record(const struct step *step)
-{
-    const struct part *parts = step->parts;
-    bool sums = parts[BY_KV_HEAD].evicts && evict_sums_over_ranks(step->member, false);
-
-    return step->member->graphs && !sums &&
-           parts[BY_KV_HEAD].live + parts[BY_QUERY_HEAD].live == step->live;
-}
-
 /* Parts and their rows; filled up to those of a graph where one serves them. */
 static void lay_out(struct step *step)
 {
@@ -395,15 +384,15 @@ static void lay_out(struct step *step)
     for (int kind = 0; kind < STEP_KINDS; kind++) {
         live[kind] = step->parts[kind].live;
     }
-    step->recorded = can_record(step) && step_graphs_fill(live, rows);
-    step->scattered = step->recorded && live[BY_KV_HEAD] > 0 && live[BY_QUERY_HEAD] > 0;
+    step->recorded = step->member->graphs && step_graphs_fill(live, rows);
+    step->scattered = step->recorded && live[STEP_BY_KV_HEAD] > 0 && live[STEP_BY_QUERY_HEAD] > 0;
     for (int kind = 0; step->recorded && kind < STEP_KINDS; kind++) {
         step->parts[kind].n = rows[kind];
         step->parts[kind].evicts = step->evicts; /* so that it is one graph, whoever evicts */
     }
     step->n = 0;
     step->layer_cells = 0;
-    for (int p = 0; p < PARTS; p++) {
+    for (int p = 0; p < STEP_KINDS; p++) {
         struct part *part = &step->parts[p];
         part->first = step->n;
         part->cell = step->layer_cells;
@@ -420,13 +409,14 @@ status decode_step(struct member *member, struct kvcache *cache, struct sequence
     lay_out(&step);
     status st = place_rows(&step);
     if (!st && step.recorded) {
-        st = step_graphs_run(member->graphs,
-                             &(struct step_work){
-                                 .enqueue = enqueue,
-                                 .context = &step,
-                                 .rows = {step.parts[BY_KV_HEAD].n, step.parts[BY_QUERY_HEAD].n},
-                                 .evicts = step.evicts,
-                             });
+        st = step_graphs_run(
+            member->graphs,
+            &(struct step_work){
+                .enqueue = enqueue,
+                .context = &step,
+                .rows = {step.parts[STEP_BY_KV_HEAD].n, step.parts[STEP_BY_QUERY_HEAD].n},
+                .variant = (step.evicts ? STEP_EVICTS : 0) + (step.has_sinks ? STEP_HAS_SINKS : 0),
+            });
     } else if (!st) {
         st = enqueue(&step);
     }
@@ -463,7 +453,7 @@ status decode_end(struct member *member, struct kvcache *cache, struct sequence 
 
     lay_out(&step);
     for (int layer = 0; !st && layer < member->model->config.layers; layer++) {
-        for (int p = 0; !st && p < PARTS; p++) {
+        for (int p = 0; !st && p < STEP_KINDS; p++) {
             st = end_part(&step, layer, &step.parts[p]);
         }
     }

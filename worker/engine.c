@@ -5,6 +5,7 @@
 #include "worker/engine_state.h"
 #include "worker/evict.h"
 #include "worker/forward.h"
+#include "worker/group_queries.h"
 #include "worker/policy.h"
 #include "worker/step_graphs.h"
 
@@ -60,6 +61,7 @@ static status reserve(struct device *dev, const struct model *model, int max_con
                                .keys = max_context,
                                .q_heads = model->split.query_heads,
                                .kv_heads = model->split.kv_heads,
+                               .group = group_queries_heads(model),
                                .head_dim = model->config.head_dim,
                                .vocab_rows = model->split.vocab_rows,
                            });

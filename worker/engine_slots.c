@@ -2,7 +2,6 @@
 #include "common/log.h"
 #include "worker/engine_state.h"
 #include "worker/evict.h"
-#include "worker/ranked.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -166,7 +165,8 @@ status engine_begin_slot(struct engine *engine, const struct plan_begin *begin, 
         .n_prompt = (int)begin->n_prompt,
         .first_row = (int)begin->first_row,
         .max_rows = (int)begin->max_rows,
-        .ranked = ranked_keys(&begin->params),
+        .ranked =
+            begin->params.method == METHOD_STREAMINGLLM && begin->params.pos_mode == POSITION_CACHE,
     };
     return note_lack(engine, nth, begin->slot, open_prompt(engine, sequence, begin));
 }

@@ -153,7 +153,7 @@ static enum group_reduce how_of(const struct sequence *sequence)
     return sequence->params.group_reduce == GROUP_MAX ? GROUP_MAX : GROUP_SUM;
 }
 
-void evict_rules(struct evict_rule *rules, const struct member *member, const struct kvcache *cache,
+void evict_rules(struct evict_rule *rules, const struct kvcache *cache,
                  const struct sequence *sequence, int layer, int heads)
 {
     const uint8_t *policies = sequence->policies;
@@ -162,16 +162,10 @@ void evict_rules(struct evict_rule *rules, const struct member *member, const st
         enum fastgen_policy policy = policies ? policies[layer * heads + head] : FASTGEN_FULL;
         rules[head] = rule_of(cache, sequence, layer, head, policy);
     }
-    bool joins = weighs(rules, heads) &&
-                 !evict_sums_over_ranks(member, method_caches_by_query(&sequence->params));
+    bool joins = weighs(rules, heads);
     for (int head = 0; head < heads; head++) {
         rules[head].joins = joins ? (int32_t)how_of(sequence) : 0;
     }
-}
-
-bool evict_sums_over_ranks(const struct member *member, bool by_query)
-{
-    return member->model->split.replicas > 1 && !by_query;
 }
 
 bool evict_follows(const struct sequence *sequence)
@@ -189,41 +183,6 @@ status evict_after(struct member *member, const struct decode_attention *attenti
                                      .heads = attention->rows * attention->cache_heads,
                                      .attention = attention,
                                  });
-}
-
-/* The step's probabilities, reduced over query groups on however many ranks those lie; in scratch
- * by cache head. */
-static status find_mass(const struct member *member, const struct sequence *sequence,
-                        const struct decode_attention *attention, int rows)
-{
-    const struct split *split = &member->model->split;
-    enum group_reduce how = how_of(sequence);
-    status st = op_decode_mass(member->dev, member->scratch->scores, (size_t)member->max_context,
-                               attention, how);
-
-    return st ? st
-              : comm_group_reduce(member->comm, comm_rank(member->comm) - split->replica,
-                                  split->replicas, member->scratch->scores, (size_t)rows,
-                                  how == GROUP_MAX);
-}
-
-status evict_after_on_ranks(struct member *member, const struct sequence *sequence,
-                            const struct decode_attention *attention, size_t cell)
-{
-    struct scratch *s = member->scratch;
-    const struct evict_rule *rules = s->host_rules + cell;
-    bool joins = weighs(rules, attention->cache_heads);
-    status st = joins ? find_mass(member, sequence, attention, rules[0].rows) : STATUS_OK;
-
-    return st ? st
-              : op_evict(member->dev, &(struct evict){
-                                          .out = s->evicted + cell,
-                                          .pool = attention->pool,
-                                          .rules = s->rules + cell,
-                                          .heads = attention->cache_heads,
-                                          .mass = joins ? s->scores : NULL,
-                                          .stride = (size_t)member->max_context,
-                                      });
 }
 
 status evict_end(struct member *member, struct kvcache *cache, const struct sequence *sequence,

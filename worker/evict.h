@@ -41,21 +41,13 @@ status evict_before(struct kvcache *cache, const struct sequence *sequence, int 
 bool evict_follows(const struct sequence *sequence);
 
 /* rules (heads) = those of a layer whose new rows were appended. */
-void evict_rules(struct evict_rule *rules, const struct member *member, const struct kvcache *cache,
+void evict_rules(struct evict_rule *rules, const struct kvcache *cache,
                  const struct sequence *sequence, int layer, int heads);
 
-/* The masses of heads that lie on several ranks are summed by these, one sequence after the other,
- * with what the host knows of their rows. */
-bool evict_sums_over_ranks(const struct member *member, bool by_query);
-
 /* After the attention of a layer the device chooses what leaves.  `attention` is that of any
- * sequences, whose heads' rules are those of scratch from `cell` on; they are none where nothing
- * evicts. */
+ * sequences, with the queries of whole groups, whose heads' rules are those of scratch from `cell`
+ * on; they are none where nothing evicts. */
 status evict_after(struct member *member, const struct decode_attention *attention, size_t cell);
-
-/* The same of one sequence alone, with masses that are summed over ranks. */
-status evict_after_on_ranks(struct member *member, const struct sequence *sequence,
-                            const struct decode_attention *attention, size_t cell);
 
 /* What was chosen leaves the heads of a layer, once it is in scratch->host_evicted. */
 status evict_end(struct member *member, struct kvcache *cache, const struct sequence *sequence,

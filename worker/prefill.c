@@ -49,7 +49,6 @@ static status project_chunk(const struct prompt_phase *phase, const struct slice
         .v = values ? s->v : NULL,
         .layer_k = layer_row(phase, phase->k, slice),
         .layer_v = layer_row(phase, phase->v, slice),
-        .raw_k = layer_row(phase, phase->raw_k, slice),
         .kv_stride = phase_kv_stride(member),
         .positions = phase->positions + slice->begin,
         .inv_freq = model->inv_freq,

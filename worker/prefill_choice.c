@@ -81,9 +81,6 @@ static status store_head(struct prompt_phase *phase, int layer, int head,
         to_positions(phase, kept, rows.n);
         rows.positions = kept;
     }
-    if (phase->raw_k) {
-        rows.k = (const char *)phase->raw_k + offset;
-    }
     st = kvcache_store(phase->cache, phase->sequence->slot, layer, head, &rows);
     if (!st && evict_follows(phase->sequence)) {
         st = evict_begin(member, phase->cache, phase->sequence,

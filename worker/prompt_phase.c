@@ -19,7 +19,6 @@ void prefill_bytes(const struct model *model, enum dtype dtype, int prompt_rows,
     *hidden = rows * (size_t)model->config.hidden * sizeof(float);
     *layer_kv = 2 * rows * phase_key_elements(model) * dtype_bytes(dtype);
     *rest = 5 * rows * sizeof(int32_t);
-    *rest += rows * phase_key_elements(model) * dtype_bytes(dtype); /* keys before rotation */
     *rest += PLAN_MAX_PROMPTS * window_pairs(model) *
              ((size_t)model->config.head_dim * dtype_bytes(dtype) + sizeof(float));
     *rest += columns_bytes(model, prompt_rows);
@@ -46,7 +45,6 @@ static status allocate(struct prompt_memory *memory, struct member *member)
          "residual stream"},
         {&memory->k, keys, "keys of a layer"},
         {&memory->v, keys, "values of a layer"},
-        {&memory->raw_k, keys, "keys before rotation"},
         {&memory->sums, list, "sums of scores"},
         {&memory->ids, list, "prompt"},
         {&memory->positions, list, "positions"},
@@ -120,7 +118,6 @@ void prefill_destroy(struct prompt_phases *all)
     device_free(dev, memory->residual);
     device_free(dev, memory->k);
     device_free(dev, memory->v);
-    device_free(dev, memory->raw_k);
     device_free(dev, memory->sums);
     device_free(dev, memory->ids);
     device_free(dev, memory->positions);
@@ -180,7 +177,6 @@ static void take_rows(struct prompt_phase *phase, const struct prompt_memory *me
     phase->residual = memory->residual + first * (size_t)member->model->config.hidden;
     phase->k = (char *)memory->k + keys;
     phase->v = (char *)memory->v + keys;
-    phase->raw_k = sequence->ranked ? (char *)memory->raw_k + keys : NULL;
     phase->sums = memory->sums + first;
     phase->ids = memory->ids + first;
     phase->positions = memory->positions + first;

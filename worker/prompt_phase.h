@@ -20,7 +20,6 @@ enum { FLIGHT_CHUNKS = 3 };
 struct prompt_memory {
     float *residual;         /* (rows, hidden) */
     void *k, *v;             /* (kv heads, rows, head_dim) */
-    void *raw_k;             /* likewise */
     float *sums;             /* (rows) */
     int32_t *ids;            /* (rows) */
     int32_t *positions;      /* (rows) */
@@ -75,7 +74,6 @@ struct prompt_phase {
     int32_t *host_positions; /* (rows): mirror of positions */
     int32_t *host_list;      /* (rows): a list of rows, then of their positions */
     uint8_t *host_marks;     /* (rows): evict_mark() of the tokens */
-    void *raw_k;             /* (kv heads, rows, head_dim): before RoPE; NULL: not needed */
     struct trace *trace;     /* NULL: not asked for */
 };
 

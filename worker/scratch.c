@@ -1,5 +1,7 @@
 #include "worker/scratch.h"
 
+#include "worker/group_queries.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +14,14 @@ struct buffer {
     const char *what;
 };
 
-size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, size_t cells)
+/* Query heads of a step's row in struct step_lists.group_rows. */
+static size_t group_heads(const struct model *model)
+{
+    return group_queries_lie_apart(model) ? (size_t)group_queries_heads(model) : 0;
+}
+
+size_t step_lists_lay_out(struct step_lists *lists, char *base, const struct model *model,
+                          size_t rows, size_t cells)
 {
     size_t pointers = cells * sizeof(*lists->tables);
     size_t numbers = cells * sizeof(*lists->first);
@@ -23,9 +32,11 @@ size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, siz
     lists->slot = lists->length + cells;
     lists->ids = lists->slot + cells;
     lists->positions = lists->ids + rows;
-    lists->key_positions = lists->positions + rows;
-    lists->order = lists->key_positions + rows;
-    return pointers + 3 * numbers + 4 * rows * sizeof(*lists->ids);
+    lists->sinks = lists->positions + rows;
+    lists->sink_positions = lists->sinks + rows;
+    lists->order = lists->sink_positions + rows;
+    lists->group_rows = lists->order + rows;
+    return pointers + 3 * numbers + (5 + group_heads(model)) * rows * sizeof(*lists->ids);
 }
 
 static size_t most_cells(const struct model *model)
@@ -38,7 +49,7 @@ static size_t step_bytes(const struct model *model)
     static char nothing[1];
     struct step_lists unused;
 
-    return step_lists_lay_out(&unused, nothing, SCRATCH_DECODE_ROWS, most_cells(model));
+    return step_lists_lay_out(&unused, nothing, model, SCRATCH_DECODE_ROWS, most_cells(model));
 }
 
 static int list_buffers(struct buffer *list, struct scratch *s, const struct model *model,
@@ -51,19 +62,25 @@ static int list_buffers(struct buffer *list, struct scratch *s, const struct mod
     size_t key = (size_t)split->kv_heads * (size_t)model->config.head_dim;
     size_t mlp = (size_t)split->mlp_columns;
     size_t context = (size_t)max_context;
+    bool apart = group_queries_lie_apart(model);
+    size_t head_rows = SCRATCH_DECODE_ROWS * (size_t)model->config.head_dim;
+    size_t group = apart ? head_rows * group_heads(model) : 1;
+    size_t of_ranks = apart ? head_rows * (size_t)(ranks * group_queries_most(model)) : 1;
     const struct buffer all[] = {
         {&s->normed, SLICE_ROWS * hidden, act, "normed rows"},
         {&s->q, SLICE_ROWS * query, act, "query rows"},
         {&s->k, SLICE_ROWS * key, act, "key rows"},
         {&s->v, SLICE_ROWS * key, act, "value rows"},
         {&s->attended, SLICE_ROWS * query, act, "attention rows"},
-        {&s->ranked, 2 * context * (size_t)model->config.head_dim, act, "keys by rank"},
         {&s->lse, SLICE_ROWS * (size_t)split->query_heads, sizeof(float), "normalisers"},
         {&s->gate, SLICE_ROWS * mlp, act, "MLP gate rows"},
         {&s->up, SLICE_ROWS * mlp, act, "MLP rows"},
         {&s->partial, SLICE_ROWS * hidden, sizeof(float), "partial sums"},
         {&s->residual, SLICE_ROWS * hidden, sizeof(float), "residual rows"},
         {&s->logits, SCRATCH_DECODE_ROWS * (size_t)split->vocab_rows, sizeof(float), "logits"},
+        {&s->q_sinks, SCRATCH_DECODE_ROWS * query, act, "queries for sinks"},
+        {&s->group_q, group, act, "queries of a group"},
+        {&s->q_of_ranks, of_ranks, act, "queries of all ranks"},
         {&s->scores, (size_t)split->query_heads * context, sizeof(float), "scores"},
         {&s->pooled, (size_t)split->query_heads * context, sizeof(float), "pooled scores"},
         {&s->total, context, sizeof(float), "total scores"},

@@ -22,12 +22,16 @@ struct scratch {
     void *q;         /* query heads * head_dim, act */
     void *k, *v;     /* kv heads * head_dim, act */
     void *attended;  /* query heads * head_dim, act */
-    void *ranked;    /* (2, max_context, head_dim): keys and values of one head, ranked.h */
     float *lse;      /* (SLICE_ROWS, query heads): of the rows' attention */
     void *gate, *up; /* MLP columns, act */
     float *partial;  /* hidden: this rank's summand of a projection */
     float *residual; /* hidden: chosen rows of a chunk, or the rows of a decode step */
     float *logits;   /* (SCRATCH_DECODE_ROWS, vocabulary rows) */
+
+    /* Queries of a decode step: (SCRATCH_DECODE_ROWS, ...). */
+    void *q_sinks;    /* query heads, head_dim: as attention sinks see them */
+    void *group_q;    /* group heads, head_dim: of all ranks of a KV head (group_queries.h) */
+    void *q_of_ranks; /* (ranks, SCRATCH_DECODE_ROWS, most heads of a rank, head_dim) */
 
     /* Choosing rows of one layer. */
     float *scores;      /* (query heads, max_context) */
@@ -80,12 +84,15 @@ struct step_lists {
     const int32_t **tables;         /* (cells): page tables */
     int32_t *first, *length, *slot; /* (cells): rows that are seen, and where the new one goes */
     int32_t *ids;                   /* (rows) */
-    int32_t *positions;             /* (rows): of queries */
-    int32_t *key_positions;         /* (rows) */
+    int32_t *positions;             /* (rows) */
+    int32_t *sinks;                 /* (rows): struct decode_attention */
+    int32_t *sink_positions;        /* (rows): of queries as these see them */
     int32_t *order;                 /* (rows): where the rows are whose logits come in this order */
+    int32_t *group_rows;            /* (rows, group heads) of group_queries.h; none if not apart */
 };
 /* Where the lists lie in memory at `base`, and their bytes. */
-size_t step_lists_lay_out(struct step_lists *lists, char *base, size_t rows, size_t cells);
+size_t step_lists_lay_out(struct step_lists *lists, char *base, const struct model *model,
+                          size_t rows, size_t cells);
 
 /* Bytes of device memory that scratch_create() takes. */
 uint64_t scratch_bytes(const struct model *model, enum dtype dtype, int max_context, int ranks);

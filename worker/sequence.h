@@ -30,7 +30,7 @@ struct sequence {
     int32_t token;          /* chosen last, not yet fed back */
     uint32_t n_chosen;      /* tokens chosen so far: the draw's step */
     uint32_t *seen;         /* on the device, of penalties.h; NULL: no penalties */
-    bool ranked;            /* its keys are stored before RoPE: ranked.h */
+    bool ranked;            /* positions are those of the cache, STREAMINGLLM's pos_mode */
     bool forked;            /* its prompt is another's, which reported it */
     uint8_t *policies;      /* FASTGEN: (layers, cache heads) of enum fastgen_policy; else NULL */
     struct trace *selected; /* until its prompt phase begins; NULL: not asked for */

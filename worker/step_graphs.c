@@ -19,9 +19,8 @@ struct place {
 
 struct step_graphs {
     struct member *member;
-    /* Without and with choosing what leaves. */
-    struct place alone[2][STEP_KINDS][SIZES];
-    struct place both[2][SIZES_OF_BOTH][SIZES_OF_BOTH];
+    struct place alone[STEP_VARIANTS][STEP_KINDS][SIZES];
+    struct place both[STEP_VARIANTS][SIZES_OF_BOTH][SIZES_OF_BOTH];
 };
 
 status step_graphs_create(struct step_graphs **out, struct member *member)
@@ -87,11 +86,11 @@ static struct place *place_of(struct step_graphs *graphs, const struct step_work
     const int *rows = work->rows;
 
     if (rows[STEP_BY_KV_HEAD] > 0 && rows[STEP_BY_QUERY_HEAD] > 0) {
-        return &graphs->both[work->evicts][size_of(sizes_of_both, SIZES_OF_BOTH, rows[0])]
+        return &graphs->both[work->variant][size_of(sizes_of_both, SIZES_OF_BOTH, rows[0])]
                             [size_of(sizes_of_both, SIZES_OF_BOTH, rows[1])];
     }
     int kind = rows[STEP_BY_KV_HEAD] > 0 ? STEP_BY_KV_HEAD : STEP_BY_QUERY_HEAD;
-    return &graphs->alone[work->evicts][kind][size_of(sizes, SIZES, rows[kind])];
+    return &graphs->alone[work->variant][kind][size_of(sizes, SIZES, rows[kind])];
 }
 
 static status record(struct device *dev, const struct step_work *work, struct device_graph **out)

@@ -149,10 +149,6 @@ status cpu_decode_attention(struct device *dev, const struct decode_attention *a
 status cpu_enter_pages(struct device *dev, const struct page_entry *list, int n);
 status cpu_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                    const int32_t *from, int n);
-status cpu_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
-                   void *v, int n);
-status cpu_decode_mass(struct device *dev, float *out, size_t stride,
-                       const struct decode_attention *args, enum group_reduce how);
 status cpu_evict(struct device *dev, const struct evict *args);
 status cpu_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
                     int first_id, const struct penalty *penalties);

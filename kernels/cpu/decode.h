@@ -1,8 +1,9 @@
 /*
  * decode.h - decode attention in splits of DECODE_SPLIT_ROWS cache rows.
  *
- * One item is one cache head of one sequence and one split, counted from the head's first row:
- * where the cuts are depends on that head's own length only, and so do its bits.  A split leaves
+ * One item is one cache head of one sequence and one split, counted from the head's first row,
+ * or from its first row behind the sinks, whose splits come before: where the cuts are depends on
+ * that head's own length and sinks only, and so do its bits.  A split leaves
  * for every query head of the group a peak, a sum and unnormalised values; they are combined in
  * ascending order.  A row of keys or values is read from memory once for the whole group.
  */

@@ -15,6 +15,7 @@ struct splits {
     size_t scratch_size; /* floats of one thread */
     int32_t *start;      /* (heads + 1) first item of a cache head */
     float *q;            /* (heads, group, stride) */
+    float *q_sinks;      /* likewise; NULL: no sinks */
     float *parts;        /* (items, part_size) */
     float *scratch;      /* (threads, scratch_size) */
 };
@@ -24,11 +25,22 @@ static size_t whole_lines(size_t floats)
     return (floats + 15) / 16 * 16;
 }
 
+static int splits_of(int rows)
+{
+    return (rows + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS;
+}
+
+/* Of a cache head of all sequences'. */
+static int sinks_of(const struct decode_attention *args, int head)
+{
+    return args->sinks ? args->sinks[head / args->cache_heads] : 0;
+}
+
 static int split_count(const struct decode_attention *args, int head)
 {
-    int n = args->length[head] - args->first[head];
+    int sinks = sinks_of(args, head);
 
-    return (n + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS;
+    return splits_of(sinks) + splits_of(args->length[head] - args->first[head] - sinks);
 }
 
 /* Floats of everything; of `args` the lengths are not looked at. */
@@ -51,13 +63,13 @@ static size_t splits_size(struct splits *s, const struct device *dev,
     s->scratch_size = lines * (DECODE_TILE_ROWS + DECODE_MAX_LANES) + DECODE_MAX_LANES * s->stride;
     s->start_size = whole_lines((size_t)heads + 1);
     s->q_size = (size_t)heads * lines * s->stride;
-    return s->start_size + s->q_size + items * s->part_size;
+    return s->start_size + (args->sinks ? 2 : 1) * s->q_size + items * s->part_size;
 }
 
 size_t cpu_decode_attention_workspace(const struct device *dev, const struct decode_attention *args,
                                       int keys)
 {
-    size_t splits = ((size_t)keys + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS;
+    size_t splits = (size_t)keys / DECODE_SPLIT_ROWS + 2; /* of sinks too */
     struct splits s;
     size_t floats =
         splits_size(&s, dev, args, splits * (size_t)args->rows * (size_t)args->cache_heads);
@@ -82,7 +94,8 @@ static status splits_open(struct splits *s, struct device *dev, const struct dec
     }
     s->start = memory;
     s->q = (float *)memory + s->start_size;
-    s->parts = s->q + s->q_size;
+    s->q_sinks = args->sinks ? s->q + s->q_size : NULL;
+    s->parts = s->q + (args->sinks ? 2 : 1) * s->q_size;
     s->scratch = s->parts + items * s->part_size;
     s->start[0] = 0;
     for (int i = 0; i < s->heads; i++) {
@@ -91,17 +104,14 @@ static status splits_open(struct splits *s, struct device *dev, const struct dec
     return STATUS_OK;
 }
 
-/* Query heads of cache head i, widened; zeros past head_dim. */
-static void load_queries(const struct splits *s, int i)
+/* The query heads of all cache heads, widened; zeros past head_dim. */
+static void load_queries(const struct splits *s, float *to, const void *q)
 {
-    const struct decode_attention *args = s->args;
-    size_t d = (size_t)args->head_dim, group = (size_t)s->group;
-    float *to = s->q + (size_t)i * group * s->stride;
+    size_t d = (size_t)s->args->head_dim, n = (size_t)s->heads * (size_t)s->group;
 
-    for (size_t h = 0; h < group; h++) {
+    for (size_t h = 0; h < n; h++) {
         for (size_t c = 0; c < s->stride; c++) {
-            to[h * s->stride + c] =
-                c < d ? act_load(s->dtype, args->q, ((size_t)i * group + h) * d + c) : 0.0f;
+            to[h * s->stride + c] = c < d ? act_load(s->dtype, q, h * d + c) : 0.0f;
         }
     }
 }
@@ -123,12 +133,27 @@ static int head_of(const struct splits *s, int item)
     return lo;
 }
 
+/* The rows of split number `number` of a head; whether these are sinks. */
+static bool rows_of(const struct decode_attention *args, int head, int number, int *begin, int *end)
+{
+    int sinks = sinks_of(args, head);
+    bool sink = number < splits_of(sinks);
+
+    *begin = sink ? 0 : args->first[head] + sinks;
+    *begin += (sink ? number : number - splits_of(sinks)) * DECODE_SPLIT_ROWS;
+    *end = sink ? sinks : args->length[head];
+    if (*end - *begin > DECODE_SPLIT_ROWS) {
+        *end = *begin + DECODE_SPLIT_ROWS;
+    }
+    return sink;
+}
+
 static void run_item(const struct splits *s, const struct decode_kernels *kernels, int item,
                      int thread)
 {
     const struct decode_attention *args = s->args;
-    int head = head_of(s, item), end = args->length[head];
-    int begin = args->first[head] + (item - s->start[head]) * DECODE_SPLIT_ROWS;
+    int head = head_of(s, item), begin, end;
+    bool sink = rows_of(args, head, item - s->start[head], &begin, &end);
     float *part = s->parts + (size_t)item * s->part_size;
     float *scratch = s->scratch + (size_t)thread * s->scratch_size;
     size_t group = (size_t)s->group;
@@ -137,11 +162,11 @@ static void run_item(const struct splits *s, const struct decode_kernels *kernel
         .pages = args->pages[head],
         .dtype = s->dtype,
         .begin = begin,
-        .end = end - begin < DECODE_SPLIT_ROWS ? end : begin + DECODE_SPLIT_ROWS,
+        .end = end,
         .group = s->group,
         .stride = s->stride,
-        .q = s->q + (size_t)head * group * s->stride,
-        .queries = (const char *)args->q +
+        .q = (sink ? s->q_sinks : s->q) + (size_t)head * group * s->stride,
+        .queries = (const char *)(sink ? args->q_sinks : args->q) +
                    (size_t)head * group * (size_t)args->head_dim * dtype_bytes(s->dtype),
         .peak = part,
         .sum = part + s->group,
@@ -197,8 +222,9 @@ status cpu_decode_attention(struct device *dev, const struct decode_attention *a
     if (st) {
         return st;
     }
-    for (int i = 0; i < s.heads; i++) {
-        load_queries(&s, i);
+    load_queries(&s, s.q, args->q);
+    if (s.q_sinks) {
+        load_queries(&s, s.q_sinks, args->q_sinks);
     }
 #pragma omp parallel num_threads(threads)
     {

@@ -97,19 +97,6 @@ static const float *find_masses(const struct masses *m, int head, int thread)
     return p;
 }
 
-static void write_head(const struct masses *m, float *out, int head, enum group_reduce how)
-{
-    int first = m->args->first[head], end = m->args->length[head];
-    const float *p = find_masses(m, head, omp_get_thread_num());
-
-    for (int i = 0; i < first; i++) {
-        out[i] = 0.0f;
-    }
-    for (int i = first; i < end; i++) {
-        out[i] = reduce(p + (i - first), m->p_stride, m->group, how);
-    }
-}
-
 static void join_head(const struct masses *m, int head, enum group_reduce how)
 {
     const struct kv_pool *pool = m->args->pool;
@@ -123,7 +110,7 @@ static void join_head(const struct masses *m, int head, enum group_reduce how)
     }
 }
 
-/* `rules`: whose heads count; NULL: all. */
+/* `rules`: whose heads count. */
 static status open_masses(struct masses *m, struct device *dev, const struct decode_attention *args,
                           const struct evict_rule *rules, int *threads)
 {
@@ -131,7 +118,7 @@ static status open_masses(struct masses *m, struct device *dev, const struct dec
     void *memory;
 
     for (int i = 0; i < args->rows * args->cache_heads; i++) {
-        size_t n = !rules || rules[i].joins ? (size_t)(args->length[i] - args->first[i]) : 0;
+        size_t n = rules[i].joins ? (size_t)(args->length[i] - args->first[i]) : 0;
 
         rows += n;
         longest = n > longest ? n : longest;
@@ -146,23 +133,6 @@ static status open_masses(struct masses *m, struct device *dev, const struct dec
     status st = cpu_workspace(dev, &memory, (size_t)*threads * m->each * sizeof(float));
     m->memory = st ? NULL : memory;
     return st;
-}
-
-status cpu_decode_mass(struct device *dev, float *out, size_t stride,
-                       const struct decode_attention *args, enum group_reduce how)
-{
-    struct masses m;
-    int threads;
-    status st = open_masses(&m, dev, args, NULL, &threads);
-
-    if (st) {
-        return st;
-    }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int i = 0; i < args->cache_heads; i++) {
-        write_head(&m, out + (size_t)i * stride, i, how);
-    }
-    return STATUS_OK;
 }
 
 status cpu_join_mass(struct device *dev, const struct decode_attention *args,

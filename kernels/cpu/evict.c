@@ -13,8 +13,7 @@ static bool goes_first(const struct kv_note *a, const struct kv_note *b)
     return a->mass < b->mass || (!(a->mass > b->mass) && a->position > b->position);
 }
 
-/* mass (rows), or NULL. */
-static int evict_one(const struct kv_pool *pool, const struct evict_rule *rule, const float *mass)
+static int evict_one(const struct kv_pool *pool, const struct evict_rule *rule)
 {
     const struct kv_note *worst = NULL;
     int count = 0, row = -1;
@@ -25,9 +24,6 @@ static int evict_one(const struct kv_pool *pool, const struct evict_rule *rule, 
         if (i == rule->rows - 1) { /* what cpu_join_mass() left is all that joined it */
             *note =
                 (struct kv_note){rule->joins ? note->mass : 0.0f, rule->position, rule->new_marks};
-        }
-        if (mass) {
-            note->mass += mass[i];
         }
         if (stays(rule, note)) {
             continue;
@@ -56,8 +52,7 @@ status cpu_evict(struct device *dev, const struct evict *args)
     }
 #pragma omp parallel for num_threads(cpu_threads(dev, rows, 1 << 14))
     for (int h = 0; h < args->heads; h++) {
-        args->out[h] = evict_one(args->pool, &args->rules[h],
-                                 args->mass ? args->mass + (size_t)h * args->stride : NULL);
+        args->out[h] = evict_one(args->pool, &args->rules[h]);
     }
     return STATUS_OK;
 }

@@ -77,32 +77,3 @@ status cpu_enter_pages(struct device *dev, const struct page_entry *list, int n)
     }
     return STATUS_OK;
 }
-
-static void get_row(const struct device *dev, void *out, size_t to, const void *rows,
-                    const float *scale, size_t row, size_t d)
-{
-    if (!scale) {
-        size_t bytes = d * act_bytes(dev);
-
-        memcpy((char *)out + to * bytes, (const char *)rows + row * bytes, bytes);
-        return;
-    }
-    for (size_t c = 0; c < d; c++) {
-        act_store(dev->dtype, out, to * d + c,
-                  (float)((const int8_t *)rows)[row * d + c] * scale[row]);
-    }
-}
-
-status cpu_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
-                   void *v, int n)
-{
-    size_t d = (size_t)pool->head_dim;
-
-    for (int i = 0; i < n; i++) {
-        size_t row = kv_row_of(pool, pages, i);
-
-        get_row(dev, k, (size_t)i, pool->k, pool->k_scale, row, d);
-        get_row(dev, v, (size_t)i, pool->v, pool->v_scale, row, d);
-    }
-    return STATUS_OK;
-}

@@ -13,32 +13,18 @@ static void append_row(const struct device *dev, const struct kv_append *args, i
     float turned[OP_MAX_HEAD_DIM]; /* room for either dtype */
     struct turn turn;
 
-    if (args->key_positions) {
-        turn_by(&turn, args->key_positions[r], args->inv_freq, d / 2);
-    }
+    turn_by(&turn, args->positions[r], args->inv_freq, d / 2);
     for (int h = 0; h < args->kv_heads; h++) {
         size_t from = ((size_t)r * (size_t)args->kv_heads + (size_t)h) * d;
         const int32_t *slot =
             args->slot + (size_t)r * (size_t)args->cache_heads + (size_t)h * (size_t)copies;
-        const void *key = act_const_at(dev, args->k, from);
 
-        if (args->key_positions) {
-            turn_head(dev, &turn, turned, key, d);
-            key = turned;
-        }
+        turn_head(dev, &turn, turned, act_const_at(dev, args->k, from), d);
         for (int c = 0; c < copies; c++) {
-            kv_put_row(dev, pool, (size_t)slot[c], key, act_const_at(dev, args->v, from));
+            kv_put_row(dev, pool, (size_t)slot[c], turned, act_const_at(dev, args->v, from));
         }
     }
-}
-
-static void turn_queries(const struct device *dev, const struct kv_append *args, int r)
-{
-    size_t d = (size_t)args->pool->head_dim;
-    struct turn turn;
-
-    turn_by(&turn, args->positions[r], args->inv_freq, d / 2);
-    for (size_t h = 0; h < (size_t)args->q_heads; h++) {
+    for (size_t h = 0; args->q && h < (size_t)args->q_heads; h++) {
         void *q = act_at(dev, args->q, ((size_t)r * (size_t)args->q_heads + h) * d);
 
         turn_head(dev, &turn, q, q, d);
@@ -54,9 +40,6 @@ status cpu_kv_append(struct device *dev, const struct kv_append *args)
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int r = 0; r < args->rows; r++) {
         append_row(dev, args, r);
-        if (args->q) {
-            turn_queries(dev, args, r);
-        }
     }
     return STATUS_OK;
 }

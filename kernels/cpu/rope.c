@@ -4,18 +4,6 @@
 
 enum { GRAIN = 1 << 14 };
 
-static void place_keys(const struct device *dev, const struct rope *args, const struct turn *turn,
-                       size_t from, size_t to)
-{
-    size_t d = (size_t)args->head_dim;
-    const void *k = act_const_at(dev, args->k, from);
-
-    if (args->raw_k) {
-        memcpy(act_at(dev, args->raw_k, to), k, d * act_bytes(dev));
-    }
-    turn_head(dev, turn, act_at(dev, args->layer_k, to), k, d);
-}
-
 static void rope_row(const struct device *dev, const struct rope *args, int r)
 {
     size_t d = (size_t)args->head_dim, row = (size_t)r;
@@ -29,7 +17,8 @@ static void rope_row(const struct device *dev, const struct rope *args, int r)
         turn_head(dev, &turn, q, q, d);
     }
     for (size_t h = 0; args->k && h < kv_heads; h++) {
-        place_keys(dev, args, &turn, (row * kv_heads + h) * d, h * args->kv_stride + row * d);
+        turn_head(dev, &turn, act_at(dev, args->layer_k, h * args->kv_stride + row * d),
+                  act_const_at(dev, args->k, (row * kv_heads + h) * d), d);
     }
     for (size_t h = 0; args->v && h < kv_heads; h++) {
         memcpy(act_at(dev, args->layer_v, h * args->kv_stride + row * d),

@@ -68,7 +68,9 @@ static size_t prompt_bytes(const struct device *dev, const struct op_limits *lim
 
 static size_t decode_bytes(const struct device *dev, const struct op_limits *limits)
 {
+    static const int32_t sinks = 0; /* they take more */
     struct decode_attention attention = {.rows = OP_MAX_DECODE_ROWS,
+                                         .sinks = &sinks,
                                          .q_heads = limits->q_heads,
                                          .cache_heads = limits->kv_heads,
                                          .head_dim = limits->head_dim};
@@ -76,8 +78,8 @@ static size_t decode_bytes(const struct device *dev, const struct op_limits *lim
 
     attention.cache_heads = limits->q_heads; /* methods that choose by query head */
     most = larger(most, cpu_decode_attention_workspace(dev, &attention, limits->keys));
-    most = larger(most, cpu_decode_mass_workspace(dev, limits->q_heads / limits->kv_heads,
-                                                  limits->head_dim, limits->keys));
+    most =
+        larger(most, cpu_decode_mass_workspace(dev, limits->group, limits->head_dim, limits->keys));
     most = larger(most, cpu_draw_workspace(OP_MAX_DECODE_ROWS, limits->vocab_rows));
     return larger(most, cpu_logit_histogram_workspace(OP_MAX_DECODE_ROWS, limits->vocab_rows));
 }

@@ -154,10 +154,6 @@ status cuda_decode_attention(struct device *dev, const struct decode_attention *
 status cuda_enter_pages(struct device *dev, const struct page_entry *list, int n);
 status cuda_kv_move(struct device *dev, const struct kv_pool *pool, const int32_t *to,
                     const int32_t *from, int n);
-status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
-                    void *v, int n);
-status cuda_decode_mass(struct device *dev, float *out, size_t stride,
-                        const struct decode_attention *args, enum group_reduce how);
 status cuda_evict(struct device *dev, const struct evict *args);
 status cuda_penalize(struct device *dev, float *out, const float *logits, int rows, int n,
                      int first_id, const struct penalty *penalties);

@@ -2,7 +2,8 @@
  * decode.h - how the kernels of decoding share out the rows of a cache head.
  *
  * A head's rows go to at most DECODE_SPLITS blocks, in runs of whole multiples of
- * DECODE_SPLIT_ROWS: a function of the head's own length alone.
+ * DECODE_SPLIT_ROWS: a function of the head's own length alone.  Its sinks, if it has any, are the
+ * first split, and the others have the rest.
  */
 #ifndef KERNELS_CUDA_DECODE_H
 #define KERNELS_CUDA_DECODE_H
@@ -23,17 +24,22 @@ struct decode_parts {
 status cuda_decode_splits_mma(struct device *dev, const struct decode_attention *args,
                               const struct decode_parts &parts);
 
-__device__ __forceinline__ int decode_split_rows(int rows)
+/* How the rows of a cache head (of all sequences') are cut. */
+struct decode_cuts {
+    int sinks;      /* in the first split; 0: it is as the others */
+    int begin, end; /* rows of the others */
+    int each;       /* rows of one of them */
+    int splits;     /* in all */
+};
+__device__ __forceinline__ struct decode_cuts decode_cuts_of(const struct decode_attention &args,
+                                                             int head)
 {
-    int each = (rows + DECODE_SPLITS - 1) / DECODE_SPLITS;
+    int sinks = args.sinks ? args.sinks[head / args.cache_heads] : 0;
+    int begin = args.first[head] + sinks, end = args.length[head];
+    int most = DECODE_SPLITS - (sinks > 0), each = (end - begin + most - 1) / most;
 
-    return (each + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS * DECODE_SPLIT_ROWS;
-}
-__device__ __forceinline__ int decode_splits(int rows)
-{
-    int each = decode_split_rows(rows);
-
-    return (rows + each - 1) / each;
+    each = (each + DECODE_SPLIT_ROWS - 1) / DECODE_SPLIT_ROWS * DECODE_SPLIT_ROWS;
+    return {sinks, begin, end, each, (sinks > 0) + (end - begin + each - 1) / each};
 }
 
 /* Lanes that read one row: the least power of two that holds its pieces of 8 elements. */
@@ -50,6 +56,7 @@ __host__ __device__ __forceinline__ int decode_team_lanes(int head_dim)
 /* The rows of one cache head (of all sequences') that one block reads. */
 struct decode_rows {
     const void *k, *v;
+    const void *q; /* of all heads, that see these rows */
     const int32_t *pages;
     int head, from, to;
     int page_rows, head_dim, team_lanes;
@@ -67,15 +74,17 @@ __device__ __forceinline__ struct decode_rows decode_rows_of(const struct decode
                                                              const struct kv_pool &pool, int head,
                                                              int split)
 {
-    int first = args.first[head], end = args.length[head];
-    int each = decode_split_rows(end - first), from = first + split * each;
+    struct decode_cuts cuts = decode_cuts_of(args, head);
+    bool sinks = split < (cuts.sinks > 0);
+    int from = cuts.begin + (split - (cuts.sinks > 0)) * cuts.each;
 
     return {pool.k,
             pool.v,
+            sinks ? args.q_sinks : args.q,
             args.pages[head],
             head,
-            from,
-            min(from + each, end),
+            sinks ? 0 : from,
+            sinks ? cuts.sinks : min(from + cuts.each, cuts.end),
             pool.page_rows,
             args.head_dim,
             decode_team_lanes(args.head_dim),

@@ -72,7 +72,7 @@ static __device__ void run_rows(struct running state[HEADS], const struct decode
         }
         if (mine && first_head + h < group) {
             size_t head = (size_t)rows.head * (size_t)group + (size_t)(first_head + h);
-            gpu_load8(q[h], static_cast<const float *>(args.q) + head * (size_t)d + lane * 8);
+            gpu_load8(q[h], static_cast<const float *>(rows.q) + head * (size_t)d + lane * 8);
             for (int i = 0; i < 8; i++) {
                 q[h][i] *= rows.to_log2;
             }
@@ -197,7 +197,7 @@ template <typename T>
 static __global__ void combine_kernel(struct decode_attention args, struct decode_parts parts)
 {
     int group = args.q_heads / args.cache_heads, head = (int)blockIdx.x / group;
-    int splits = decode_splits(args.length[head] - args.first[head]);
+    int splits = decode_cuts_of(args, head).splits;
     int threads = (int)blockDim.x / SHARES, c = (int)threadIdx.x % threads;
     int share = (int)threadIdx.x / threads, from = share * SHARE_SPLITS;
     size_t stride = (size_t)group, d = (size_t)args.head_dim;

@@ -34,19 +34,18 @@ template <int DIM> struct head_state {
 
 template <typename T, int DIM>
 static __device__ __forceinline__ void load_queries(unsigned q[DIM / 16][2],
-                                                    const struct decode_attention &args, int head,
+                                                    const struct decode_rows &rows, int group,
                                                     int first)
 {
-    int group = args.q_heads / args.cache_heads, lane = (int)threadIdx.x % WARP;
-    int h = first + lane / 4;
-    const T *from = static_cast<const T *>(args.q) +
-                    ((size_t)head * (size_t)group + (size_t)h) * (size_t)args.head_dim;
+    int lane = (int)threadIdx.x % WARP, h = first + lane / 4;
+    const T *from = static_cast<const T *>(rows.q) +
+                    ((size_t)rows.head * (size_t)group + (size_t)h) * (size_t)rows.head_dim;
 
 #pragma unroll
     for (int c = 0; c < DIM / 16; c++) {
         for (int half = 0; half < 2; half++) {
             int at = c * 16 + half * 8 + lane % 4 * 2;
-            bool here = h < group && at < args.head_dim;
+            bool here = h < group && at < rows.head_dim;
 
             q[c][half] = here ? *reinterpret_cast<const unsigned *>(from + at) : 0u;
         }
@@ -257,7 +256,7 @@ static __global__ void __launch_bounds__(BLOCK)
         unsigned q[DIM / 16][2];
         size_t at = ((size_t)head * DECODE_SPLITS + (size_t)split) * (size_t)group + (size_t)first;
 
-        load_queries<T, DIM>(q, args, head, first);
+        load_queries<T, DIM>(q, rows, group, first);
         run_tiles<T, DIM>(&state, &shared->warps[warp], q, rows,
                           rows.from / TILE_KEYS * TILE_KEYS + warp * TILE_KEYS);
         __syncthreads();

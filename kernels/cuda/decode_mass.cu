@@ -9,18 +9,10 @@
 static constexpr int BLOCK = 128, BLOCKS = 16;
 
 struct mass {
-    float *peak; /* (heads, DECODE_SPLITS, group), in units of log2 */
-    float *sum;  /* likewise */
-    float *out;  /* (heads, stride); null: the notes */
-    size_t stride;
-    const struct evict_rule *rules; /* (heads), of notes */
-    enum group_reduce how;          /* of out */
+    float *peak;                    /* (heads, DECODE_SPLITS, group), in units of log2 */
+    float *sum;                     /* likewise */
+    const struct evict_rule *rules; /* (heads) */
 };
-
-static __device__ bool takes_part(const struct mass &mass, int head)
-{
-    return mass.out || mass.rules[head].joins;
-}
 
 /* The score of a row, in all lanes of its team; of no meaning where row >= rows.to. */
 template <typename T>
@@ -85,10 +77,10 @@ static __global__ void stats_kernel(struct decode_attention args, struct kv_pool
     auto *shared = gpu_shared<struct stats_shared>();
     int group = args.q_heads / args.cache_heads, head = (int)blockIdx.y;
 
-    if (!takes_part(mass, head)) {
+    if (mass.rules[head].joins == 0) {
         return;
     }
-    int splits = decode_splits(args.length[head] - args.first[head]);
+    int splits = decode_cuts_of(args, head).splits;
     for (int i = (int)blockIdx.x; i < splits * group; i += BLOCKS) {
         int split = i / group, h = i % group;
         size_t at = ((size_t)head * DECODE_SPLITS + (size_t)split) * (size_t)group + (size_t)h;
@@ -119,13 +111,9 @@ static __device__ void join_splits(float *peak, float *sum, const struct mass &m
     }
 }
 
-static __device__ void give(const struct mass &mass, const struct kv_pool &pool,
-                            const struct decode_rows &rows, int row, bool is_new, float p)
+static __device__ void give(const struct kv_pool &pool, const struct decode_rows &rows, int row,
+                            bool is_new, float p)
 {
-    if (mass.out) {
-        mass.out[(size_t)rows.head * mass.stride + (size_t)row] = p;
-        return;
-    }
     float *to = &pool.notes[kv_row_of(rows.pages, row, rows.page_rows)].mass;
     *to = (is_new ? 0.0f : *to) + p;
 }
@@ -137,7 +125,7 @@ static __device__ void give_masses(const struct mass &mass, const struct kv_pool
                                    int length, const float *peak, const float *sum)
 {
     int lane = (int)threadIdx.x % rows.team_lanes, team = (int)threadIdx.x / rows.team_lanes;
-    enum group_reduce how = mass.out ? mass.how : (enum group_reduce)mass.rules[rows.head].joins;
+    auto how = (enum group_reduce)mass.rules[rows.head].joins;
 
     for (int begin = rows.from; begin < rows.to; begin += BLOCK / rows.team_lanes) {
         int row = begin + team;
@@ -150,7 +138,7 @@ static __device__ void give_masses(const struct mass &mass, const struct kv_pool
             total = how == GROUP_MAX ? fmaxf(total, p) : total + p;
         }
         if (lane == 0 && row < rows.to) {
-            give(mass, pool, rows, row, row == length - 1,
+            give(pool, rows, row, row == length - 1,
                  how == GROUP_MEAN ? total / (float)group : total);
         }
     }
@@ -164,17 +152,14 @@ static __global__ void mass_kernel(struct decode_attention args, struct kv_pool 
     int group = args.q_heads / args.cache_heads, head = (int)blockIdx.y;
     float *peak = gpu_shared<float>(), *sum = peak + group;
 
-    if (!takes_part(mass, head)) {
+    if (mass.rules[head].joins == 0) {
         return;
     }
-    int first = args.first[head], length = args.length[head];
-    int splits = decode_splits(length - first);
+    int length = args.length[head];
+    int splits = decode_cuts_of(args, head).splits;
     const T *q =
         static_cast<const T *>(args.q) + (size_t)head * (size_t)group * (size_t)args.head_dim;
 
-    for (int i = (int)gpu_thread(); mass.out && i < first; i += BLOCKS * BLOCK) {
-        mass.out[(size_t)head * mass.stride + (size_t)i] = 0.0f;
-    }
     for (int h = (int)threadIdx.x; h < group; h += BLOCK) {
         join_splits(&peak[h], &sum[h], mass,
                     (size_t)head * DECODE_SPLITS * (size_t)group + (size_t)h, splits, group);
@@ -191,7 +176,8 @@ size_t cuda_decode_mass_workspace(int rows, int q_heads)
     return (size_t)rows * (size_t)q_heads * DECODE_SPLITS * 2 * sizeof(float);
 }
 
-static status run(struct device *dev, const struct decode_attention *args, struct mass mass)
+status cuda_join_mass(struct device *dev, const struct decode_attention *args,
+                      const struct evict_rule *rules)
 {
     size_t parts = (size_t)args->rows * (size_t)args->q_heads * DECODE_SPLITS;
     size_t group = (size_t)(args->q_heads / args->cache_heads);
@@ -202,8 +188,8 @@ static status run(struct device *dev, const struct decode_attention *args, struc
     if (st) {
         return st;
     }
-    mass.peak = static_cast<float *>(memory);
-    mass.sum = mass.peak + parts;
+    float *peak = static_cast<float *>(memory);
+    const struct mass mass = {peak, peak + parts, rules};
     cuda_with_act(dev, [&](auto act) {
         GPU_LAUNCH(stats_kernel<decltype(act)>, grid, BLOCK, sizeof(struct stats_shared),
                    cuda_stream(dev), *args, *args->pool, mass);
@@ -211,16 +197,4 @@ static status run(struct device *dev, const struct decode_attention *args, struc
                    cuda_stream(dev), *args, *args->pool, mass);
     });
     return cuda_launched("decode_mass");
-}
-
-status cuda_decode_mass(struct device *dev, float *out, size_t stride,
-                        const struct decode_attention *args, enum group_reduce how)
-{
-    return run(dev, args, {nullptr, nullptr, out, stride, nullptr, how});
-}
-
-status cuda_join_mass(struct device *dev, const struct decode_attention *args,
-                      const struct evict_rule *rules)
-{
-    return run(dev, args, {nullptr, nullptr, nullptr, 0, rules, GROUP_SUM});
 }

@@ -36,9 +36,9 @@ static __device__ void join(struct candidate *a, const struct candidate *b)
     a->count = count;
 }
 
-/* A thread's rows: what the step gave them joins their masses. */
+/* A thread's rows. */
 static __device__ struct candidate look_at(const struct kv_pool *pool,
-                                           const struct evict_rule *rule, const float *mass)
+                                           const struct evict_rule *rule)
 {
     struct candidate found = {{0.0f, 0, 0}, -1, 0};
 
@@ -47,12 +47,9 @@ static __device__ struct candidate look_at(const struct kv_pool *pool,
         struct candidate here = {*note, i, 1};
 
         if (i == rule->rows - 1) { /* what cuda_join_mass() left is all that joined it */
-            here.note = {rule->joins ? note->mass : 0.0f, rule->position, rule->new_marks};
+            *note = {rule->joins ? note->mass : 0.0f, rule->position, rule->new_marks};
+            here.note = *note;
         }
-        if (mass) {
-            here.note.mass += mass[i];
-        }
-        *note = here.note;
         if (!stays(rule, &here.note)) {
             join(&found, &here);
         }
@@ -65,9 +62,8 @@ static __global__ void __launch_bounds__(BLOCK, 1)
 {
     auto *shared = gpu_shared<struct evict_shared>();
     const struct evict_rule rule = args.rules[blockIdx.x];
-    const float *mass = args.mass ? args.mass + (size_t)blockIdx.x * args.stride : nullptr;
 
-    shared->of_thread[threadIdx.x] = look_at(&pool, &rule, mass);
+    shared->of_thread[threadIdx.x] = look_at(&pool, &rule);
     for (unsigned by = BLOCK / 2; by > 0; by /= 2) {
         __syncthreads();
         if (threadIdx.x < by) {

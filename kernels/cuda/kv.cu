@@ -33,16 +33,6 @@ static __global__ void gather_kernel(struct rows m, const int32_t *pages, const 
     }
 }
 
-static __global__ void read_kernel(struct rows m, const int32_t *pages)
-{
-    size_t number = gpu_thread();
-    int i = (int)(number / m.pieces);
-
-    if (i < m.n) {
-        copy_piece(&m, (size_t)i, kv_row_of(pages, i, m.page_rows), number % m.pieces);
-    }
-}
-
 /* One thread a piece and one for the notes, all moves one after the other: a row that was moved may
  * move again. */
 static __global__ void move_kernel(struct rows m, struct kv_note *notes, const int32_t *to,
@@ -143,22 +133,4 @@ status cuda_enter_pages(struct device *dev, const struct page_entry *list, int n
     GPU_LAUNCH(enter_pages_kernel, cuda_blocks((size_t)n, BLOCK), BLOCK, 0, cuda_stream(dev), list,
                n);
     return cuda_launched("enter_pages");
-}
-
-status cuda_kv_read(struct device *dev, const struct kv_pool *pool, const int32_t *pages, void *k,
-                    void *v, int n)
-{
-    struct rows m = {static_cast<char *>(k),
-                     static_cast<char *>(v),
-                     static_cast<const char *>(pool->k),
-                     static_cast<const char *>(pool->v),
-                     pieces_of(dev, pool),
-                     n,
-                     pool->page_rows};
-
-    if (n == 0) {
-        return STATUS_OK;
-    }
-    GPU_LAUNCH(read_kernel, blocks_of(&m), BLOCK, 0, cuda_stream(dev), m, pages);
-    return cuda_launched("kv_read");
 }

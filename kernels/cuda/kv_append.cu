@@ -30,10 +30,10 @@ static __global__ void append_kernel(struct kv_append args, struct kv_pool pool)
     const T *x = static_cast<const T *>(values ? args.v : args.k) + from;
     T *out = static_cast<T *>(values ? pool.v : pool.k) + to;
 
-    if (values || !args.key_positions) {
+    if (values) {
         copy_pairs(out, x, half);
     } else {
-        rotate_pairs(out, x, args.key_positions[r], args.inv_freq + i, half);
+        rotate_pairs(out, x, args.positions[r], args.inv_freq + i, half);
     }
 }
 

@@ -34,12 +34,8 @@ template <typename T> static __global__ void rope_kernel(struct rope args)
                    half);
         return;
     }
-    const T *k = static_cast<const T *>(args.k) + from;
-    if (args.raw_k) {
-        copy_pairs(static_cast<T *>(args.raw_k) + to, k, half);
-    }
-    rotate_pairs(static_cast<T *>(args.layer_k) + to, k, args.positions[r], args.inv_freq + i,
-                 half);
+    rotate_pairs(static_cast<T *>(args.layer_k) + to, static_cast<const T *>(args.k) + from,
+                 args.positions[r], args.inv_freq + i, half);
 }
 
 status cuda_rope(struct device *dev, const struct rope *args)

@@ -54,7 +54,8 @@ status cuda_reserve(struct device *dev, const struct op_limits *limits)
     most = larger(most, cuda_dot_scores_workspace(limits->kv_heads, limits->head_dim));
     most = larger(most, cuda_decode_attention_workspace(OP_MAX_DECODE_ROWS, limits->q_heads,
                                                         limits->head_dim));
-    most = larger(most, cuda_decode_mass_workspace(OP_MAX_DECODE_ROWS, limits->q_heads));
+    most = larger(most,
+                  cuda_decode_mass_workspace(OP_MAX_DECODE_ROWS, limits->kv_heads * limits->group));
     most = larger(most, cuda_draw_workspace(OP_MAX_DECODE_ROWS, limits->vocab_rows));
     most = larger(most, cuda_logit_histogram_workspace(OP_MAX_DECODE_ROWS, limits->vocab_rows));
     status st = most > cuda->workspace_bytes ? make_workspace(dev, most) : STATUS_OK;

@@ -13,12 +13,14 @@
 #include <string.h>
 
 #define MODEL "tests/models/stories260k"
+#define TWO_KV_HEADS "tests/models/needle-tiny" /* and four query heads */
 
 enum { PROMPT = 93, SHORT_PROMPT = 48, STEPS = 5, SAMPLES = 3 };
 
 struct run {
     enum method method;
-    int slots; /* sequences that decode together */
+    const char *model; /* NULL: MODEL */
+    int slots;         /* sequences that decode together */
     bool no_graphs;
     bool refused; /* graphs, of the last rank */
     bool evicts;
@@ -26,6 +28,7 @@ struct run {
     bool by_query;                   /* caches */
     bool both_kinds;                 /* those of all but the first sequence are not */
     bool beside_full;                /* all but the first sequence keep everything */
+    bool rolls;                      /* rows leave, and positions are those of the cache */
     struct sampling sampling;        /* all zero: greedy */
     uint32_t tokens[STEPS][SAMPLES]; /* of rank 0 */
     uint32_t live[SAMPLES];          /* a hash of the rows that are left there */
@@ -173,14 +176,16 @@ static void choose(struct method_params *params, const struct run *run, int i,
 
     method_defaults(params, run->beside_full && i > 0 ? METHOD_FULL : run->method, model);
     params->h2o_dynamic = run->evicts;
-    params->retain_rate = run->evicts ? 0.3 : params->retain_rate;
+    params->rolling = run->rolls;
+    params->pos_mode = run->rolls ? POSITION_CACHE : POSITION_ORIGINAL;
+    params->retain_rate = run->evicts || run->rolls ? 0.3 : params->retain_rate;
     params->granularity = by_query ? GRANULARITY_Q : GRANULARITY_KV;
 }
 
 static status run_rank(struct comm *comm, void *context)
 {
     struct run *run = context;
-    const struct bench_config config = {.model = MODEL,
+    const struct bench_config config = {.model = run->model ? run->model : MODEL,
                                         .dtype = DTYPE_F32,
                                         .max_context = PROMPT + STEPS + 1,
                                         .kv_bytes = 16 << 20,
@@ -193,9 +198,9 @@ static status run_rank(struct comm *comm, void *context)
         .prompt = prompt,
         .sampling = run->sampling,
         .max_rows = STEPS,
-        .trace = run->logits   ? TRACE_STEP_LOGITS
-                 : run->evicts ? TRACE_SELECTED
-                               : 0,
+        .trace = run->logits                 ? TRACE_STEP_LOGITS
+                 : run->evicts || run->rolls ? TRACE_SELECTED
+                                             : 0,
     };
     status st = bench_open(&bench, comm, &config);
 
@@ -213,7 +218,8 @@ static status run_rank(struct comm *comm, void *context)
         choose(&begin.params, run, i, &bench.model->config);
         begin.slot = (uint32_t)i;
         /* pages are full at different times */
-        begin.n_prompt = (run->evicts || run->both_kinds ? SHORT_PROMPT : PROMPT) - (uint32_t)i * 5;
+        begin.n_prompt = (run->evicts || run->rolls || run->both_kinds ? SHORT_PROMPT : PROMPT) -
+                         (uint32_t)i * 5;
         st = read_prompt(&bench, &begin, comm_rank(comm) == 0 ? run : NULL);
     }
     if (!st) {
@@ -234,6 +240,7 @@ static void test_a_step_waits_once_and_does_not_allocate(void **state)
 {
     struct run runs[] = {{.method = METHOD_FASTKV, .slots = 1},
                          {.method = METHOD_FULL, .slots = SAMPLES},
+                         {.method = METHOD_STREAMINGLLM, .slots = SAMPLES, .rolls = true},
                          {.method = METHOD_SNAPKV, .slots = 1}};
     struct run together = {.method = METHOD_FASTKV, .slots = SAMPLES};
 
@@ -290,6 +297,7 @@ static void test_one_wait_brings_the_logits_of_a_whole_step(void **state)
                                      .keys = 1,
                                      .q_heads = 1,
                                      .kv_heads = 1,
+                                     .group = 1,
                                      .head_dim = 8,
                                      .vocab_rows = VOCAB};
     float *here = calloc((size_t)ROWS * VOCAB, sizeof(*here)), *there = NULL;
@@ -322,19 +330,26 @@ static void test_one_wait_brings_the_logits_of_a_whole_step(void **state)
     free(here);
 }
 
-/* What leaves the cache is chosen on the device, in the same graph. */
+/* What leaves the cache is chosen on the device, in the same graph; also where the two KV heads lie
+ * on three ranks, whose sums over query groups need each other's queries. */
 static void test_a_step_that_evicts_waits_once(void **state)
 {
     struct run runs[] = {{.method = METHOD_H2O, .slots = SAMPLES, .evicts = true},
                          {.method = METHOD_H2O, .slots = 1, .evicts = true, .by_query = true},
                          {.method = METHOD_FASTGEN, .slots = 1, .evicts = true}};
     struct run together = {.method = METHOD_H2O, .slots = 1, .evicts = true};
+    struct run shared = {
+        .method = METHOD_H2O, .model = TWO_KV_HEADS, .slots = SAMPLES, .evicts = true};
+    struct run alone = shared;
 
     (void)state;
     for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
         run_ranks(1, &runs[i]);
     }
     run_ranks(2, &together);
+    run_ranks(3, &shared);
+    run_ranks(1, &alone);
+    CHECK(memcmp(shared.tokens, alone.tokens, sizeof(alone.tokens)) == 0);
 }
 
 /* Column sums (H2O) take what attention left of its rows; a window's scores too, and are pooled: if
@@ -353,11 +368,10 @@ static void test_scores_behind_attention_find_no_normalisers(void **state)
 
 /* Whether a step is a graph or not, and whether its other sequences evict or keep everything: the
  * first one has the same tokens, and the same rows in the end. */
-static void check_evicting(enum method method, bool by_query)
+static void check_leaving(struct run plain)
 {
-    struct run plain = {.method = method, .slots = 1, .evicts = true, .by_query = by_query};
     struct run runs[] = {plain, plain, plain};
-    int n = by_query ? 2 : 3; /* FULL's caches are by KV head */
+    int n = plain.by_query ? 2 : 3; /* FULL's caches are by KV head */
 
     for (int i = 0; i < n; i++) {
         runs[i].slots = SAMPLES;
@@ -380,9 +394,10 @@ static void check_evicting(enum method method, bool by_query)
 static void test_what_leaves_does_not_depend_on_graphs_or_company(void **state)
 {
     (void)state;
-    check_evicting(METHOD_H2O, false);
-    check_evicting(METHOD_H2O, true);
-    check_evicting(METHOD_FASTGEN, false);
+    check_leaving((struct run){.method = METHOD_H2O, .slots = 1, .evicts = true});
+    check_leaving((struct run){.method = METHOD_H2O, .slots = 1, .evicts = true, .by_query = true});
+    check_leaving((struct run){.method = METHOD_FASTGEN, .slots = 1, .evicts = true});
+    check_leaving((struct run){.method = METHOD_STREAMINGLLM, .slots = 1, .rolls = true});
 }
 
 static void test_steps_are_filled_up_to_the_next_size(void **state)

@@ -176,13 +176,15 @@ static void decode_head(double *out, const struct decode_attention *args, int r,
     size_t at = ((size_t)r * (size_t)args->q_heads + (size_t)h) * (size_t)d;
     const int32_t *pages = args->pages[head];
     int first = args->first[head], n = args->length[head] - first;
+    int sinks = args->sinks ? args->sinks[r] : 0;
     double *p = many(n);
 
     for (int j = 0; j < n; j++) {
         size_t row = pool_row(args->pool, pages, first + j);
 
-        p[j] = dot((const float *)args->q + at, (const float *)args->pool->k + row * (size_t)d, d) /
-               sqrt(d);
+        const float *q = (const float *)(j < sinks ? args->q_sinks : args->q) + at;
+
+        p[j] = dot(q, (const float *)args->pool->k + row * (size_t)d, d) / sqrt(d);
     }
     softmax(p, n);
     for (int c = 0; c < d; c++) {

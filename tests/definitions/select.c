@@ -239,14 +239,11 @@ static bool may_go(const struct evict_rule *rule, const struct kv_note *note)
     return !fixed && (note->marks & rule->marks) == 0;
 }
 
-int define_evict(const struct evict_rule *rule, struct kv_note *notes, const float *mass)
+int define_evict(const struct evict_rule *rule, struct kv_note *notes)
 {
     int others = 0, heavier_than_worst = -1, worst = -1;
 
     notes[rule->rows - 1] = (struct kv_note){.position = rule->position, .marks = rule->new_marks};
-    for (int i = 0; mass && i < rule->rows; i++) {
-        notes[i].mass += mass[i];
-    }
     /* The one that all others beat. */
     for (int i = 0; i < rule->rows; i++) {
         int beaten_by = 0;

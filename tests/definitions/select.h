@@ -22,8 +22,8 @@ struct drawn define_draw(const float *logits, int n, int first_id, const struct 
 void define_logit_histogram(const struct logit_histogram *args);
 /* stays (n): the ids of one row of a whole vocabulary that a filter leaves, by sorting. */
 void define_filter(bool *stays, const float *logits, int n, const struct logit_filter *filter);
-/* The row that goes, or -1; notes (rows), in the order of the rows, are as op_evict() leaves them.
- * mass (rows), or NULL. */
-int define_evict(const struct evict_rule *rule, struct kv_note *notes, const float *mass);
+/* The row that goes, or -1; notes (rows), in the order of the rows, are as op_evict() leaves
+ * them where no attention joins. */
+int define_evict(const struct evict_rule *rule, struct kv_note *notes);
 
 #endif

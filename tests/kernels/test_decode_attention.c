@@ -11,17 +11,17 @@
 enum { MAX_ROWS = 32, MAX_HEADS = 128 };
 
 struct shape {
-    int rows, q_heads, cache_heads, head_dim, page_rows, longest;
+    int rows, q_heads, cache_heads, head_dim, page_rows, longest, sinks;
 };
 
 struct problem {
-    struct act q, k, v, out;
+    struct act q, q_sinks, k, v, out;
     struct kv_pool pool;
     struct kv_note *notes; /* (n_notes) of the pool */
     size_t n_notes;
     int32_t *tables;
     const int32_t *pages[MAX_HEADS];
-    int32_t first[MAX_HEADS], length[MAX_HEADS];
+    int32_t first[MAX_HEADS], length[MAX_HEADS], sinks[MAX_ROWS];
     struct decode_attention args;
 };
 
@@ -29,7 +29,7 @@ struct problem {
 static void problem_make(struct problem *p, enum dtype dtype, const struct shape *s, uint64_t seed)
 {
     int heads = s->rows * s->cache_heads;
-    int pages = (s->longest + s->page_rows - 1) / s->page_rows;
+    int pages = (s->longest + s->sinks + s->page_rows - 1) / s->page_rows;
     int n = heads * pages;
     size_t elements = (size_t)n * (size_t)s->page_rows * (size_t)s->head_dim;
     size_t n_q = (size_t)s->rows * (size_t)s->q_heads * (size_t)s->head_dim;
@@ -39,6 +39,7 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
     p->k = act_random(dtype, elements, 1.0f, &seed);
     p->v = act_random(dtype, elements, 1.0f, &seed);
     p->out = act_zeros(dtype, n_q);
+    p->q_sinks = act_random(dtype, n_q, 2.0f, &seed);
     p->tables = calloc((size_t)n, sizeof(int32_t));
     p->n_notes = (size_t)n * (size_t)s->page_rows;
     p->notes = calloc(p->n_notes, sizeof(*p->notes));
@@ -54,6 +55,13 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
         p->length[i] = i == 0 ? s->longest : 1 + test_below(&seed, s->longest);
         p->first[i] = i % 3 == 2 ? test_below(&seed, p->length[i]) : 0;
     }
+    for (int r = 0; s->sinks && r < s->rows; r += 2) { /* every second sequence has some */
+        p->sinks[r] = s->sinks;
+        for (int i = r * s->cache_heads; i < (r + 1) * s->cache_heads; i++) {
+            p->length[i] += p->length[i] <= s->sinks ? s->sinks : 0;
+            p->first[i] = 0;
+        }
+    }
     p->pool = (struct kv_pool){.k = p->k.act,
                                .v = p->v.act,
                                .notes = p->notes,
@@ -66,6 +74,8 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
         .pages = p->pages,
         .first = p->first,
         .length = p->length,
+        .sinks = s->sinks ? p->sinks : NULL,
+        .q_sinks = s->sinks ? p->q_sinks.act : NULL,
         .rows = s->rows,
         .q_heads = s->q_heads,
         .cache_heads = s->cache_heads,
@@ -76,6 +86,7 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
 static void problem_free(struct problem *p)
 {
     act_free(&p->q);
+    act_free(&p->q_sinks);
     act_free(&p->k);
     act_free(&p->v);
     act_free(&p->out);
@@ -84,9 +95,15 @@ static void problem_free(struct problem *p)
 }
 
 static const struct shape shapes[] = {
-    {1, 1, 1, 8, 16, 1},     {1, 4, 2, 32, 16, 100},   {3, 8, 2, 64, 16, 700},
-    {2, 6, 6, 24, 5, 333},   {2, 7, 1, 40, 64, 1500},  {1, 8, 2, 128, 32, 3000},
-    {2, 6, 2, 256, 16, 200}, {1, 11, 1, 80, 48, 2049}, {4, 3, 3, 72, 16, 1025},
+    {1, 1, 1, 8, 16, 1, 0},     {1, 4, 2, 32, 16, 100, 0},   {3, 8, 2, 64, 16, 700, 0},
+    {2, 6, 6, 24, 5, 333, 0},   {2, 7, 1, 40, 64, 1500, 0},  {1, 8, 2, 128, 32, 3000, 0},
+    {2, 6, 2, 256, 16, 200, 0}, {1, 11, 1, 80, 48, 2049, 0}, {4, 3, 3, 72, 16, 1025, 0},
+};
+
+/* Few sinks and many, more than a split of the kernels, of long caches and of short ones. */
+static const struct shape with_sinks[] = {
+    {1, 1, 1, 8, 16, 5, 4},      {3, 8, 2, 64, 16, 700, 4},   {4, 7, 1, 40, 64, 1500, 1},
+    {5, 6, 3, 128, 32, 3000, 7}, {3, 4, 4, 24, 16, 4300, 33}, {2, 6, 2, 256, 16, 1500, 1100},
 };
 
 static void check_shape(struct device *dev, const struct shape *shape, uint64_t seed)
@@ -103,6 +120,7 @@ static void check_shape(struct device *dev, const struct shape *shape, uint64_t 
     pool.k = p.k.f32;
     pool.v = p.v.f32;
     defined.q = p.q.f32;
+    defined.q_sinks = p.q_sinks.f32;
     defined.pool = &pool;
     define_decode_attention(expected, &defined);
     CHECK_OK(op_decode_attention(dev, &p.args));
@@ -128,6 +146,19 @@ static void test_decode_attention_matches_its_definition(void **state)
     }
 }
 
+static void test_sinks_see_queries_of_their_own(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_variants; i++) {
+        struct device *dev = act_device(&variants[i], 2);
+
+        for (size_t n = 0; n < sizeof(with_sinks) / sizeof(with_sinks[0]); n++) {
+            check_shape(dev, &with_sinks[n], n);
+        }
+        device_close(dev);
+    }
+}
+
 static void test_every_head_dim_matches(void **state)
 {
     (void)state;
@@ -135,7 +166,7 @@ static void test_every_head_dim_matches(void **state)
         struct device *dev = act_device(&variants[i], 2);
 
         for (int d = 8; d <= OP_MAX_HEAD_DIM; d += 8) {
-            check_shape(dev, &(struct shape){2, 3, 1, d, 16, 40 + d % 33}, (uint64_t)d);
+            check_shape(dev, &(struct shape){2, 3, 1, d, 16, 40 + d % 33, 0}, (uint64_t)d);
         }
         device_close(dev);
     }
@@ -148,7 +179,7 @@ static void test_a_batch_of_mixed_lengths_up_to_131072_matches(void **state)
     for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
-        check_shape(dev, &(struct shape){3, 2, 1, 8, 32, 131072}, 6);
+        check_shape(dev, &(struct shape){3, 2, 1, 8, 32, 131072, 0}, 6);
         device_close(dev);
     }
 }
@@ -160,7 +191,7 @@ static void test_a_row_has_the_same_bits_in_any_batch(void **state)
 
     (void)state;
     for (int i = 0; i < n_variants; i++) {
-        const struct shape s = {MAX_ROWS, 8, 2, 32, 16, 1600};
+        const struct shape s = {MAX_ROWS, 8, 2, 32, 16, 1600, i % 2 ? 5 : 0};
         size_t row = (size_t)s.q_heads * (size_t)s.head_dim * dtype_bytes(variants[i].dtype);
         struct act part = act_zeros(variants[i].dtype, MAX_ROWS * 8 * 32);
         struct device *dev = act_device(&variants[i], 2);
@@ -179,6 +210,10 @@ static void test_a_row_has_the_same_bits_in_any_batch(void **state)
                 some.pages = p.args.pages + (ptrdiff_t)r * 2;
                 some.first = p.args.first + (ptrdiff_t)r * 2;
                 some.length = p.args.length + (ptrdiff_t)r * 2;
+                if (s.sinks) {
+                    some.sinks = p.sinks + r;
+                    some.q_sinks = (const char *)p.args.q_sinks + (size_t)r * row;
+                }
                 some.rows = batches[b];
                 CHECK_OK(op_decode_attention(dev, &some));
             }
@@ -220,26 +255,39 @@ static void define_mass(double *out, const struct problem *p, int head)
     free(s);
 }
 
+/* All heads of the first sequence, by what joins notes without mass. */
 static void check_mass(struct device *dev, size_t n)
 {
-    size_t stride = (size_t)shapes[n].longest + 3;
-    float *got = calloc((size_t)shapes[n].cache_heads * stride, sizeof(float));
-    double *expected = calloc(stride, sizeof(double));
+    double *expected = calloc((size_t)shapes[n].longest, sizeof(double));
+    struct evict_rule rules[MAX_HEADS];
+    int32_t gone[MAX_HEADS];
     struct problem p;
 
-    assert_non_null(got);
     assert_non_null(expected);
     problem_make(&p, device_dtype(dev), &shapes[n], n);
     p.args.rows = 1;
-    CHECK_OK(op_decode_mass(dev, got, stride, &p.args, GROUP_SUM));
+    for (int h = 0; h < shapes[n].cache_heads; h++) {
+        rules[h] = (struct evict_rule){
+            .pages = p.pages[h], .rows = p.length[h], .joins = GROUP_SUM, .n_others = INT_MAX};
+    }
+    CHECK_OK(op_evict(dev, &(struct evict){.out = gone,
+                                           .pool = &p.pool,
+                                           .rules = rules,
+                                           .heads = shapes[n].cache_heads,
+                                           .attention = &p.args}));
     for (int h = 0; h < shapes[n].cache_heads; h++) {
         define_mass(expected, &p, h);
-        double worst = act_worst(got + (size_t)h * stride, expected, (size_t)p.length[h], 1e-3);
-        if (!(worst < 2e-5)) {
-            fail_msg("%s: shape %zu: off by %g", device_description(dev), n, worst);
+        for (int i = 0; i < p.length[h]; i++) {
+            float got =
+                p.notes[p.pages[h][i / p.pool.page_rows] * p.pool.page_rows + i % p.pool.page_rows]
+                    .mass;
+            double worst = act_worst(&got, expected + i, 1, 1e-3);
+
+            if (!(worst < 2e-5)) {
+                fail_msg("%s: shape %zu, row %d: off by %g", device_description(dev), n, i, worst);
+            }
         }
     }
-    free(got);
     free(expected);
     problem_free(&p);
 }
@@ -257,37 +305,24 @@ static void test_mass_is_the_probability_summed_over_the_group(void **state)
     }
 }
 
-/* A sequence alone, its masses in a list that joins by `mass`. */
+/* A sequence alone. */
 static void evict_alone(struct device *dev, const struct problem *p, int row,
-                        struct evict_rule *rules, int32_t *out)
+                        const struct evict_rule *rules, int32_t *out)
 {
     int heads = p->args.cache_heads, first = row * heads;
     size_t q_bytes = (size_t)(p->args.q_heads * p->args.head_dim) * dtype_bytes(device_dtype(dev));
     struct decode_attention one = p->args;
-    struct evict_rule own[MAX_HEADS];
-    float *mass = calloc((size_t)heads * p->n_notes, sizeof(float));
 
-    assert_non_null(mass);
     one.rows = 1;
     one.q = (const char *)one.q + (size_t)row * q_bytes;
     one.pages += first;
     one.first += first;
     one.length += first;
-    for (int h = 0; h < heads; h++) {
-        own[h] = rules[first + h];
-        own[h].joins = 0;
-    }
-    if (rules[first].joins) {
-        CHECK_OK(
-            op_decode_mass(dev, mass, p->n_notes, &one, (enum group_reduce)rules[first].joins));
-    }
     CHECK_OK(op_evict(dev, &(struct evict){.out = out + first,
                                            .pool = &p->pool,
-                                           .rules = own,
+                                           .rules = rules + first,
                                            .heads = heads,
-                                           .mass = mass,
-                                           .stride = p->n_notes}));
-    free(mass);
+                                           .attention = &one}));
 }
 
 /* Notes that no two heads share; each row has a way of its own to reduce, or joins nothing, or has
@@ -343,8 +378,8 @@ static void test_masses_join_the_notes_of_a_batch_as_of_each_sequence_alone(void
     for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
 
-        check_joined_mass(dev, &(struct shape){6, 8, 2, 64, 16, 300}, 3);
-        check_joined_mass(dev, &(struct shape){5, 3, 3, 24, 32, 900}, 4);
+        check_joined_mass(dev, &(struct shape){6, 8, 2, 64, 16, 300, 0}, 3);
+        check_joined_mass(dev, &(struct shape){5, 3, 3, 24, 32, 900, 0}, 4);
         device_close(dev);
     }
 }
@@ -355,6 +390,7 @@ int main(void)
         cmocka_unit_test(test_decode_attention_matches_its_definition),
         cmocka_unit_test(test_mass_is_the_probability_summed_over_the_group),
         cmocka_unit_test(test_masses_join_the_notes_of_a_batch_as_of_each_sequence_alone),
+        cmocka_unit_test(test_sinks_see_queries_of_their_own),
         cmocka_unit_test(test_every_head_dim_matches),
         cmocka_unit_test(test_a_batch_of_mixed_lengths_up_to_131072_matches),
         cmocka_unit_test(test_a_row_has_the_same_bits_in_any_batch),

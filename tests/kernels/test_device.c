@@ -112,6 +112,7 @@ static struct op_limits limits_of(const struct matrix *const *w, int keys)
                               .keys = keys,
                               .q_heads = 4,
                               .kv_heads = 2,
+                              .group = 2,
                               .head_dim = 8,
                               .vocab_rows = 100};
 }

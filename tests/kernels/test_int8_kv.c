@@ -36,16 +36,23 @@ static float *means(const void *rows, const float *scale, size_t n, size_t d)
     return out;
 }
 
-/* The rows of the pool in order, one by one. */
+/* The rows of the pool in order, one by one; at position 0 keys stay as they are. */
 static void append_all(const struct problem *p, struct device *dev)
 {
+    static const float inv_freq[OP_MAX_HEAD_DIM / 2];
+    int32_t *positions = calloc(p->n, sizeof(*positions));
+
+    CHECK(positions);
     CHECK_OK(op_kv_append(dev, &(struct kv_append){.pool = &p->pool,
                                                    .slot = p->slots,
                                                    .k = p->k.act,
                                                    .v = p->v.act,
+                                                   .positions = positions,
+                                                   .inv_freq = inv_freq,
                                                    .rows = (int)p->n,
                                                    .kv_heads = 1,
                                                    .cache_heads = 1}));
+    free(positions);
 }
 
 static void fill_pool(struct problem *p, struct device *dev, const struct shape *s)
@@ -197,8 +204,8 @@ static void test_a_row_has_the_same_bits_in_any_batch(void **state)
     }
 }
 
-/* Rows that enter, all at once or one by one, are off by half a step; moved and read they are what
- * they were. */
+/* Rows that enter, all at once or one by one, are off by half a step; moved they are what they
+ * were. */
 static void test_rows_are_rounded_once_and_stay_so(void **state)
 {
     const struct shape s = {1, 2, 1, 40, 8, 24};
@@ -208,7 +215,6 @@ static void test_rows_are_rounded_once_and_stay_so(void **state)
     (void)state;
     for (int i = 0; i < n_variants; i++) {
         struct device *dev = act_device(&variants[i], 2);
-        struct act k = act_zeros(variants[i].dtype, N * D), v = act_zeros(variants[i].dtype, N * D);
         int8_t before[N * D];
         struct problem p;
 
@@ -216,13 +222,6 @@ static void test_rows_are_rounded_once_and_stay_so(void **state)
         for (int e = 0; e < N * D; e++) {
             CHECK(fabsf(p.k_means[e] - p.k.f32[e]) <= 0.5001f * p.pool.k_scale[e / D]);
             CHECK(fabsf(p.v_means[e] - p.v.f32[e]) <= 0.5001f * p.pool.v_scale[e / D]);
-        }
-        CHECK_OK(op_kv_read(dev, &p.pool, p.pages[0], k.act, v.act, N));
-        act_read(variants[i].dtype, &k);
-        for (int r = 0; r < N; r++) {
-            int row = p.pages[0][r / s.page_rows] * s.page_rows + r % s.page_rows;
-
-            CHECK(fabsf(k.f32[r * D] - p.k_means[row * D]) <= fabsf(p.k_means[row * D]) * 0x1p-8f);
         }
         memcpy(before, p.pool.k, sizeof(before));
         CHECK_OK(op_kv_move(dev, &p.pool, to, from, 2));
@@ -235,8 +234,6 @@ static void test_rows_are_rounded_once_and_stay_so(void **state)
 
             CHECK(memcmp((int8_t *)p.pool.k + row * D, before + r * D, D) == 0);
         }
-        act_free(&v);
-        act_free(&k);
         problem_free(&p);
         device_close(dev);
     }

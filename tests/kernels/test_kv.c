@@ -219,37 +219,6 @@ static void test_notes_are_rows_notes(void **state)
     }
 }
 
-static void check_append(const struct variant *variant)
-{
-    const int32_t slot[] = {23, 0, 9, 10};
-    struct cache c = cache_open(variant);
-
-    CHECK_OK(op_kv_append(c.dev, &(struct kv_append){.pool = &c.pool,
-                                                     .slot = slot,
-                                                     .k = c.k.act,
-                                                     .v = c.v.act,
-                                                     .rows = 2,
-                                                     .kv_heads = 2,
-                                                     .cache_heads = 2}));
-    for (int row = 0; row < PAGES * PAGE_ROWS; row++) {
-        int from = -1;
-
-        for (int i = 0; i < 4; i++) {
-            from = slot[i] == row ? i : from;
-        }
-        check_row(&c, row, from);
-    }
-    cache_close(&c);
-}
-
-static void test_append_writes_one_row_a_slot(void **state)
-{
-    (void)state;
-    for (int v = 0; v < n_variants; v++) {
-        check_append(&variants[v]);
-    }
-}
-
 static void check_entries(const struct variant *variant)
 {
     enum { N = 300 };
@@ -286,7 +255,6 @@ int main(void)
         cmocka_unit_test(test_gather_fills_pages_in_table_order),
         cmocka_unit_test(test_gather_of_any_shape_up_to_long_prompts),
         cmocka_unit_test(test_notes_are_rows_notes),
-        cmocka_unit_test(test_append_writes_one_row_a_slot),
         cmocka_unit_test(test_pages_are_entered_where_the_list_says),
     };
 

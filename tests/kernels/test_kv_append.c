@@ -19,7 +19,7 @@ struct problem {
     struct act q, k, v, pool_k, pool_v;
     struct kv_pool pool;
     int32_t *slot;
-    int32_t positions[MAX_ROWS], key_positions[MAX_ROWS];
+    int32_t positions[MAX_ROWS];
     float inv_freq[OP_MAX_HEAD_DIM / 2];
     int pool_rows;
 };
@@ -46,7 +46,6 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
     }
     for (int r = 0; r < s->rows; r++) {
         p->positions[r] = r < 2 ? r : test_below(&seed, 131072);
-        p->key_positions[r] = r % 3 == 1 ? 0 : p->positions[r];
     }
     for (int i = 0; i < s->head_dim / 2; i++) {
         p->inv_freq[i] = 1.0f / powf(500000.0f, 2.0f * (float)i / (float)s->head_dim);
@@ -74,7 +73,6 @@ static struct kv_append args_of(struct problem *p)
         .v = p->v.act,
         .q = p->q.act,
         .positions = p->positions,
-        .key_positions = p->key_positions,
         .inv_freq = p->inv_freq,
         .rows = s->rows,
         .q_heads = s->q_heads,
@@ -122,7 +120,7 @@ static void check_append(const struct variant *variant, const struct shape *s)
     assert_non_null(q);
     assert_non_null(k);
     define_rope(q, p.q.f32, p.positions, p.inv_freq, s->rows, s->q_heads, s->head_dim);
-    define_rope(k, p.k.f32, p.key_positions, p.inv_freq, s->rows, s->kv_heads, s->head_dim);
+    define_rope(k, p.k.f32, p.positions, p.inv_freq, s->rows, s->kv_heads, s->head_dim);
     CHECK_OK(op_kv_append(dev, &args));
     act_read(variant->dtype, &p.q);
     act_read(variant->dtype, &p.pool_k);

@@ -25,7 +25,7 @@ struct problem {
     const struct shape *shape;
     enum dtype dtype;
     struct act q, k, v;
-    struct act layer_k, layer_v, raw_k; /* (kv_heads, before + rows + after, head_dim) */
+    struct act layer_k, layer_v; /* (kv_heads, before + rows + after, head_dim) */
     int32_t positions[MAX_ROWS];
     float inv_freq[OP_MAX_HEAD_DIM / 2];
 };
@@ -48,7 +48,6 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
     p->v = act_random(dtype, keys, 1.0f, &seed);
     p->layer_k = act_zeros(dtype, layer);
     p->layer_v = act_zeros(dtype, layer);
-    p->raw_k = act_zeros(dtype, layer);
     for (int r = 0; r < s->rows; r++) {
         p->positions[r] = r < 2 ? r : test_below(&seed, 131072);
     }
@@ -64,7 +63,6 @@ static void problem_free(struct problem *p)
     act_free(&p->v);
     act_free(&p->layer_k);
     act_free(&p->layer_v);
-    act_free(&p->raw_k);
 }
 
 static void *row_of(const struct problem *p, const struct act *x, size_t row, size_t heads)
@@ -84,7 +82,6 @@ static struct rope args_of(const struct problem *p, int begin, int end)
         .v = row_of(p, &p->v, first, (size_t)s->kv_heads),
         .layer_k = row_of(p, &p->layer_k, at, 1),
         .layer_v = row_of(p, &p->layer_v, at, 1),
-        .raw_k = row_of(p, &p->raw_k, at, 1),
         .kv_stride = (size_t)layer_rows(s) * (size_t)s->head_dim,
         .positions = p->positions + begin,
         .inv_freq = p->inv_freq,
@@ -152,7 +149,7 @@ static void check_shape(const struct variant *variant, const struct shape *s)
     problem_make(&p, variant->dtype, s);
     struct rope args = args_of(&p, 0, s->rows);
     double *q = doubles(p.q.n, NULL), *k = doubles(p.k.n, NULL);
-    double *v = doubles(p.v.n, p.v.f32), *raw = doubles(p.k.n, p.k.f32);
+    double *v = doubles(p.v.n, p.v.f32);
 
     define_rope(q, p.q.f32, p.positions, p.inv_freq, s->rows, s->q_heads, s->head_dim);
     define_rope(k, p.k.f32, p.positions, p.inv_freq, s->rows, s->kv_heads, s->head_dim);
@@ -164,11 +161,9 @@ static void check_shape(const struct variant *variant, const struct shape *s)
     }
     check_layer(&p, &p.layer_k, k, tolerance(p.dtype));
     check_layer(&p, &p.layer_v, v, 0.0);
-    check_layer(&p, &p.raw_k, raw, 0.0);
     free(q);
     free(k);
     free(v);
-    free(raw);
     problem_free(&p);
     device_close(dev);
 }
@@ -193,20 +188,18 @@ static void check_equal(const struct problem *a, const struct problem *b)
     CHECK(same(a, &a->q, &b->q));
     CHECK(same(a, &a->layer_k, &b->layer_k));
     CHECK(same(a, &a->layer_v, &b->layer_v));
-    CHECK(same(a, &a->raw_k, &b->raw_k));
 }
 
-/* Queries alone, then keys without values, then the values with the raw keys. */
+/* Queries alone, then keys without values, then both of these. */
 static void run_in_parts(struct device *dev, const struct problem *p)
 {
     struct rope queries = args_of(p, 0, p->shape->rows), keys = queries, rest = queries;
 
     queries.k = queries.v = NULL;
-    queries.layer_k = queries.layer_v = queries.raw_k = NULL;
+    queries.layer_k = queries.layer_v = NULL;
     queries.kv_heads = 0;
     keys.q = NULL;
     keys.v = NULL;
-    keys.raw_k = NULL;
     keys.q_heads = 0;
     rest.q = NULL;
     CHECK_OK(op_rope(dev, &queries));
@@ -235,7 +228,7 @@ static void test_the_parts_of_a_chunk_have_the_bits_of_the_whole(void **state)
     }
 }
 
-/* What is not given is not touched: neither the layer's values nor its raw keys. */
+/* What is not given is not touched: neither queries nor the layer's values. */
 static void test_keys_alone_leave_the_rest_of_the_layer(void **state)
 {
     (void)state;
@@ -246,11 +239,10 @@ static void test_keys_alone_leave_the_rest_of_the_layer(void **state)
         problem_make(&p, variants[v].dtype, &shapes[2]);
         struct rope args = args_of(&p, 0, shapes[2].rows);
         double *none = doubles(p.k.n, NULL), *q = doubles(p.q.n, p.q.f32);
-        args.q = args.raw_k = NULL;
+        args.q = NULL;
         args.v = NULL;
         CHECK_OK(op_rope(dev, &args));
         check_layer(&p, &p.layer_v, none, 0.0);
-        check_layer(&p, &p.raw_k, none, 0.0);
         act_read(p.dtype, &p.q);
         CHECK(act_worst(p.q.f32, q, p.q.n, 1.0) == 0.0);
         free(none);
