@@ -15,6 +15,7 @@ struct shape {
 };
 
 struct problem {
+    enum dtype dtype;
     struct act q, q_sinks, k, v, out;
     struct kv_pool pool;
     struct kv_note *notes; /* (n_notes) of the pool */
@@ -35,6 +36,7 @@ static void problem_make(struct problem *p, enum dtype dtype, const struct shape
     size_t n_q = (size_t)s->rows * (size_t)s->q_heads * (size_t)s->head_dim;
 
     memset(p, 0, sizeof(*p));
+    p->dtype = dtype;
     p->q = act_random(dtype, n_q, 2.0f, &seed);
     p->k = act_random(dtype, elements, 1.0f, &seed);
     p->v = act_random(dtype, elements, 1.0f, &seed);
@@ -184,44 +186,55 @@ static void test_a_batch_of_mixed_lengths_up_to_131072_matches(void **state)
     }
 }
 
+/* Sequences r.. of the batch, n of them, that write to `out`. */
+static struct decode_attention some_of(const struct problem *p, const struct act *out, int r, int n)
+{
+    struct decode_attention some = p->args;
+    size_t bytes = (size_t)(r * some.q_heads * some.head_dim) * dtype_bytes(p->dtype);
+
+    some.out = (char *)out->act + bytes;
+    some.q = (const char *)some.q + bytes;
+    some.pages += (ptrdiff_t)r * some.cache_heads;
+    some.first += (ptrdiff_t)r * some.cache_heads;
+    some.length += (ptrdiff_t)r * some.cache_heads;
+    if (some.sinks) {
+        some.sinks += r;
+        some.q_sinks = (const char *)some.q_sinks + bytes;
+    }
+    some.rows = n;
+    return some;
+}
+
 /* The sequences of one batch of 32, in batches of 1, 2 and 8 and on other numbers of threads. */
-static void test_a_row_has_the_same_bits_in_any_batch(void **state)
+static void check_batches(const struct variant *variant, int sinks)
 {
     static const int batches[] = {1, 2, 8};
+    const struct shape s = {MAX_ROWS, 8, 2, 32, 16, 1600, sinks};
+    struct device *dev = act_device(variant, 2);
+    struct problem p;
 
+    problem_make(&p, variant->dtype, &s, 99);
+    struct act part = act_zeros(variant->dtype, p.out.n);
+    CHECK_OK(op_decode_attention(dev, &p.args));
+    device_close(dev);
+    for (size_t b = 0; b < 3; b++) {
+        dev = act_device(variant, (int)b + 1);
+        for (int r = 0; r < MAX_ROWS; r += batches[b]) {
+            const struct decode_attention some = some_of(&p, &part, r, batches[b]);
+            CHECK_OK(op_decode_attention(dev, &some));
+        }
+        CHECK(memcmp(part.act, p.out.act, p.out.n * dtype_bytes(variant->dtype)) == 0);
+        device_close(dev);
+    }
+    act_free(&part);
+    problem_free(&p);
+}
+
+static void test_a_row_has_the_same_bits_in_any_batch(void **state)
+{
     (void)state;
     for (int i = 0; i < n_variants; i++) {
-        const struct shape s = {MAX_ROWS, 8, 2, 32, 16, 1600, i % 2 ? 5 : 0};
-        size_t row = (size_t)s.q_heads * (size_t)s.head_dim * dtype_bytes(variants[i].dtype);
-        struct act part = act_zeros(variants[i].dtype, MAX_ROWS * 8 * 32);
-        struct device *dev = act_device(&variants[i], 2);
-        struct problem p;
-
-        problem_make(&p, variants[i].dtype, &s, 99);
-        CHECK_OK(op_decode_attention(dev, &p.args));
-        device_close(dev);
-        for (size_t b = 0; b < 3; b++) {
-            dev = act_device(&variants[i], (int)b + 1);
-            for (int r = 0; r < MAX_ROWS; r += batches[b]) {
-                struct decode_attention some = p.args;
-
-                some.out = (char *)part.act + (size_t)r * row;
-                some.q = (const char *)p.args.q + (size_t)r * row;
-                some.pages = p.args.pages + (ptrdiff_t)r * 2;
-                some.first = p.args.first + (ptrdiff_t)r * 2;
-                some.length = p.args.length + (ptrdiff_t)r * 2;
-                if (s.sinks) {
-                    some.sinks = p.sinks + r;
-                    some.q_sinks = (const char *)p.args.q_sinks + (size_t)r * row;
-                }
-                some.rows = batches[b];
-                CHECK_OK(op_decode_attention(dev, &some));
-            }
-            CHECK(memcmp(part.act, p.out.act, MAX_ROWS * row) == 0);
-            device_close(dev);
-        }
-        act_free(&part);
-        problem_free(&p);
+        check_batches(&variants[i], i % 2 ? 5 : 0);
     }
 }
 
@@ -255,6 +268,20 @@ static void define_mass(double *out, const struct problem *p, int head)
     free(s);
 }
 
+static void check_notes(const struct problem *p, int head, const double *expected)
+{
+    int page_rows = p->pool.page_rows;
+
+    for (int i = 0; i < p->length[head]; i++) {
+        int row = p->pages[head][i / page_rows] * page_rows + i % page_rows;
+        double worst = act_worst(&p->notes[row].mass, expected + i, 1, 1e-3);
+
+        if (!(worst < 2e-5)) {
+            fail_msg("head %d, row %d of %d: off by %g", head, i, p->length[head], worst);
+        }
+    }
+}
+
 /* All heads of the first sequence, by what joins notes without mass. */
 static void check_mass(struct device *dev, size_t n)
 {
@@ -277,16 +304,7 @@ static void check_mass(struct device *dev, size_t n)
                                            .attention = &p.args}));
     for (int h = 0; h < shapes[n].cache_heads; h++) {
         define_mass(expected, &p, h);
-        for (int i = 0; i < p.length[h]; i++) {
-            float got =
-                p.notes[p.pages[h][i / p.pool.page_rows] * p.pool.page_rows + i % p.pool.page_rows]
-                    .mass;
-            double worst = act_worst(&got, expected + i, 1, 1e-3);
-
-            if (!(worst < 2e-5)) {
-                fail_msg("%s: shape %zu, row %d: off by %g", device_description(dev), n, i, worst);
-            }
-        }
+        check_notes(&p, h, expected);
     }
     free(expected);
     problem_free(&p);
@@ -309,19 +327,13 @@ static void test_mass_is_the_probability_summed_over_the_group(void **state)
 static void evict_alone(struct device *dev, const struct problem *p, int row,
                         const struct evict_rule *rules, int32_t *out)
 {
-    int heads = p->args.cache_heads, first = row * heads;
-    size_t q_bytes = (size_t)(p->args.q_heads * p->args.head_dim) * dtype_bytes(device_dtype(dev));
-    struct decode_attention one = p->args;
+    const struct decode_attention one = some_of(p, &p->out, row, 1);
+    int first = row * one.cache_heads;
 
-    one.rows = 1;
-    one.q = (const char *)one.q + (size_t)row * q_bytes;
-    one.pages += first;
-    one.first += first;
-    one.length += first;
     CHECK_OK(op_evict(dev, &(struct evict){.out = out + first,
                                            .pool = &p->pool,
                                            .rules = rules + first,
-                                           .heads = heads,
+                                           .heads = one.cache_heads,
                                            .attention = &one}));
 }
 
