@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """multinode.py - winnow bench over simulated hosts: scaling of groups, and what exchanges cost.
 
-    multinode.py groups --rounds 6 --output multinode.json           # as root; some ten minutes
+    multinode.py groups --rounds 4 --output multinode.json           # as root; some five minutes
     multinode.py ranks bytes delay --output multinode.json           # as root; some three minutes
     multinode.py model                                                # real networks, by counting
 
-groups  hosts with a group of one rank each, every host with the same share of a core: throughput
+groups  services of 1, 2 and 4 hosts beside each other, all hosts in turns on one core: throughput
 ranks   one group of two ranks on two hosts, a core each, at several rates of the network
 bytes   what a rank sends for a prompt and for a token, against winnow-bench-plan
 delay   as ranks, through a relay that delays packets
@@ -30,9 +30,9 @@ from models import model_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("WINNOW_BUILD", ROOT / "build"))
-SHARE = 0.4        # of a core for each host of `groups`
-HOSTS = (1, 2, 4)  # of `groups`
-PROMPTS = 24       # of each group in a run of `groups`
+HOSTS = (1, 2, 4)  # of the services of `groups`
+TURNS = {"cores": (0,), "service_core": 1, "share": 0.13}  # all seven hosts on one core
+ALONE = {"cores": (0, 1), "share": 0.4}
 LENGTH = 3072      # of a prompt
 NEW = 33           # tokens of an answer
 SHORT, ANSWER = 64, 256  # the same where bytes of tokens are counted
@@ -50,6 +50,7 @@ class Cluster:
 
     def __init__(self, stack, folder, hosts, tp):
         self.hosts = hosts
+        self._programs = []
         self._logs = tempfile.TemporaryFile()
         base = ["--model", folder]
         address = hosts[0].address
@@ -68,6 +69,7 @@ class Cluster:
 
     def _start(self, stack, host, program, *words):
         process = host.start(BUILD / "bin" / program, *words, stdout=self._logs, stderr=self._logs)
+        self._programs.append(process.pid)
 
         def stop():
             process.terminate()
@@ -92,6 +94,12 @@ class Cluster:
                 sys.exit(done.stdout + done.stderr)
             return json.loads((Path(folder) / "r.json").read_text())
 
+    def processor_s(self):
+        """Seconds that each program ran: the coordinator, then the workers."""
+        ticks = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+                 for pid in self._programs)
+        return [sum(map(int, pair)) / os.sysconf("SC_CLK_TCK") for pair in ticks]
+
     def exchanges(self):
         """Seconds that the first worker waited for collectives, and that these took."""
         text = self._on(self.hosts[1], sys.executable, "-c", "from urllib.request import urlopen; "
@@ -109,53 +117,68 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def clusters(folder, n_workers, tp, n=1, network=net.Bridge, cores=None, share=None, **options):
-    """`n` running clusters, each with its own coordinator and workers, and their network."""
+def clusters(folder, sizes, tp, network=net.Bridge, cores=None, service_core=None, share=None,
+             **options):
+    """Running clusters of so many workers, and their network.  The workers of each are dealt over
+    `cores`, and once all are ready each has at most a `share` of its core; coordinators and clients
+    have `service_core`."""
     with contextlib.ExitStack() as stack:
-        hosts = []
-        for number in range(n * (1 + n_workers)):
-            i = number % (1 + n_workers) - 1  # -1: a coordinator's
-            core = cores[i % len(cores)] if cores and i >= 0 else None
-            hosts.append(net.Host(number, core, share if i >= 0 else None))
-            stack.callback(hosts[-1].close)
+        parts, n = [], 0
+        for size in sizes:
+            parts.append([net.Host(n + i, cores[(i - 1) % len(cores)] if cores and i else service_core)
+                          for i in range(1 + size)])
+            n += 1 + size
+        hosts = sum(parts, [])
+        for host in hosts:
+            stack.callback(host.close)
         links = network(hosts, **options)
         stack.callback(links.close)
-        yield [Cluster(stack, folder, hosts[at:at + 1 + n_workers], tp)
-               for at in range(0, len(hosts), 1 + n_workers)], links
+        services = [Cluster(stack, folder, part, tp) for part in parts]
+        for part in parts if share else ():
+            for host in part[1:]:
+                host.hold(share)
+        yield services, links
 
 
-def serve(service, n):
-    """A closed loop with two requests for each of n groups, so that none is ever idle."""
-    got = service.bench("serve", "--random-input-len", 512, "--random-output-len", 16, "--ignore-eos",
-                        "--num-prompts", PROMPTS * n, "--num-warmups", 2 * n, "--max-concurrency", 2 * n,
-                        "--seed", 1)
-    return got["total_token_throughput"]
+def serve(service, prompts, lengths):
+    """A closed loop with two requests for each group, so that none is ever idle."""
+    n = len(service.hosts) - 1
+    return service.bench("serve", "--random-input-len", lengths[0], "--random-output-len", lengths[1],
+                         "--ignore-eos", "--num-prompts", prompts * n, "--num-warmups", 0,
+                         "--max-concurrency", 2 * n, "--seed", 1)
 
 
-def measure_together(folder, n):
-    with clusters(folder, n, 1, share=SHARE) as ((service,), links):
+def measure_service(service, share, options):
+    before = service.processor_s()
+    got = serve(service, options.prompts, options.lengths)
+    ran = [b - a for a, b in zip(before, service.processor_s())]
+    n = len(ran) - 1
+    tokens = got["total_input_tokens"] + got["total_output_tokens"]
+    return {"hosts": n, "tokens_per_s": tokens / got["duration"],
+            "worker_us": 1e6 * sum(ran[1:]) / tokens, "coordinator_us": 1e6 * ran[0] / tokens,
+            "used": sum(ran[1:]) / (n * share * got["duration"])}
+
+
+def measure_groups(folder, options, earlier=()):
+    """Rounds beside earlier ones.  All services have work at the same time, so that whatever else the
+    machine does slows all alike; their hosts take turns, so that none has a busy neighbour.  With
+    --alone one service after the other has work, and its hosts have two cores at once."""
+    out = list(earlier)
+    where = ALONE if options.alone else TURNS
+    with clusters(folder, HOSTS, 1, **where) as (services, links), ThreadPoolExecutor() as pool:
         links.limit(10e9)
-        return serve(service, n)
 
-
-def measure_apart(folder, n):
-    with clusters(folder, 1, 1, n, share=SHARE) as (services, links):
-        links.limit(10e9)
-        with ThreadPoolExecutor(n) as pool:
-            return sum(pool.map(lambda service: serve(service, 1), services))
-
-
-def measure_groups(folder, options):
-    """n groups of one service, and n services of one group at the same time: the same work for the
-    same machine, but for what the service has to do with it.  Every other round begins with the
-    latter, so that neither always has the warmer machine."""
-    out = []
-    for number in range(options.rounds):
-        for n in HOSTS:
-            both = [("tokens_per_s", measure_together), ("apart_per_s", measure_apart)]
-            found = {name: measure(folder, n) for name, measure in both[::-1 if number % 2 else 1]}
-            out.append({"round": number, "hosts": n, "share": SHARE, **found})
-            print(out[-1], file=sys.stderr)
+        def measure(service):
+            return measure_service(service, where["share"], options)
+        list(pool.map(lambda service: serve(service, 2, options.lengths), services))  # warms up
+        for _ in range(options.rounds):
+            number = max((g["round"] for g in out), default=-1) + 1
+            # in the other order in every other round
+            found = (map if options.alone else pool.map)(measure, services[::-1 if number % 2 else 1])
+            for one in found:
+                out.append({"round": number, "alone": options.alone, "lengths": list(options.lengths),
+                            **one})
+                print(out[-1], file=sys.stderr)
     return out
 
 
@@ -165,19 +188,20 @@ def spread(values):
 
 
 def summarize_groups(measured):
-    """For each number of hosts the rounds' means.  An efficiency is that of a pair of one round; one
-    host is the mean of all runs with one."""
-    kinds = ("tokens_per_s", "apart_per_s")
-    one = mean(g[kind] for g in measured if g["hosts"] == 1 for kind in kinds)
+    """For each kind of round and number of hosts the means.  `of_one` compares with so many times one
+    host of the same round, and so does `worker_of_one` a token's processor time."""
     out = []
-    for n in HOSTS:
-        of_n = [g for g in measured if g["hosts"] == n]
-        found = {"hosts": n, "rounds": len(of_n),
-                 "efficiency": spread([g["tokens_per_s"] / g["apart_per_s"] for g in of_n])}
-        for kind in kinds:
-            found[kind] = spread([g[kind] for g in of_n])
-            found[kind + "_of_one"] = spread([g[kind] / n / one for g in of_n])
-        out.append(found)
+    one = {g["round"]: g for g in measured if g["hosts"] == 1}
+    for kind in dict.fromkeys((g["alone"], *g["lengths"]) for g in measured):
+        for n in HOSTS:
+            of_n = [g for g in measured if (g["alone"], *g["lengths"], g["hosts"]) == (*kind, n)]
+            found = {name: spread([g[name] for g in of_n])
+                     for name in ("tokens_per_s", "worker_us", "coordinator_us", "used")}
+            found["of_one"] = spread([g["tokens_per_s"] / n / one[g["round"]]["tokens_per_s"]
+                                      for g in of_n])
+            found["worker_of_one"] = spread([g["worker_us"] / one[g["round"]]["worker_us"]
+                                             for g in of_n])
+            out.append({"kind": kind, "hosts": n, "rounds": len(of_n), **found})
     return out
 
 
@@ -198,7 +222,7 @@ def measure_point(service, method, runs=3):
 
 def measure_ranks(folder, options):
     out = []
-    with clusters(folder, 2, 2, cores=(0, 1)) as ((service,), links):
+    with clusters(folder, (2,), 2, cores=(0, 1)) as ((service,), links):
         for rate in options.rates:
             links.limit(rate)
             for method in options.methods:
@@ -217,7 +241,7 @@ def measure_bytes(folder, options):
     out = []
     for ranks in (2, 4):
         predicted = plan(folder, LENGTH, ranks)
-        with clusters(folder, ranks, ranks, cores=(0, 1), wire=True) as ((service,), _):
+        with clusters(folder, (ranks,), ranks, cores=(0, 1), wire=True) as ((service,), _):
             for method in options.methods:
                 service.sent_for("prefill", method, LENGTH)  # warms up
                 few, more = (service.sent_for("e2e", method, SHORT, "--output-len", n)
@@ -236,7 +260,7 @@ def measure_bytes(folder, options):
 
 def measure_delay(folder, options):
     out = []
-    with clusters(folder, 2, 2, network=net.Relay, cores=(0, 1)) as ((service,), links):
+    with clusters(folder, (2,), 2, network=net.Relay, cores=(0, 1)) as ((service,), links):
         for rate, delay in DELAYS:
             links.limit(rate, delay)
             for method in options.methods:
@@ -287,9 +311,11 @@ def spread_cell(value, percent=False):
 
 
 def groups_cells(g):
-    kinds = [spread_cell(g[kind + end], bool(end)) for kind in ("tokens_per_s", "apart_per_s")
-             for end in ("", "_of_one")]
-    return [g["hosts"], g["rounds"], *kinds, spread_cell(g["efficiency"], True)]
+    alone, *lengths = g["kind"]
+    return ["one after the other" if alone else "beside each other", "{} + {}".format(*lengths),
+            g["hosts"], g["rounds"], spread_cell(g["tokens_per_s"]), spread_cell(g["of_one"], True),
+            spread_cell(g["used"], True), spread_cell(g["worker_us"]),
+            spread_cell(g["worker_of_one"], True), spread_cell(g["coordinator_us"])]
 
 
 def point_cells(p):
@@ -310,8 +336,9 @@ POINT = ["method", "prefill ms", "in collectives ms", "waited ms", "of the prefi
 
 def show(results):
     if "groups" in results:
-        print(table(["hosts", "rounds", "one service, tokens/s", "of n times one host",
-                     "a service each, tokens/s", "of n times one host", "efficiency"],
+        print(table(["services", "tokens in + out", "hosts", "rounds", "tokens/s",
+                     "of n times one host", "of its share", "worker us a token", "of one host's",
+                     "coordinator us a token"],
                     [groups_cells(g) for g in summarize_groups(results["groups"])]))
     if "ranks" in results:
         print(table(["network", *POINT],
@@ -339,7 +366,13 @@ def parse():
     parser.add_argument("--model", default="160M", help="a folder, or of models.py (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", default=["FULL", "FASTKV"])
     parser.add_argument("--rounds", type=int, default=1,
-                        help="of groups: everything so often, for a mean and its standard error")
+                        help="of groups: so many more, beside those that the output has")
+    parser.add_argument("--alone", action="store_true",
+                        help="of groups: one service after the other, hosts on two cores at once")
+    parser.add_argument("--prompts", type=int, default=24,
+                        help="of groups, for each group (default: %(default)s)")
+    parser.add_argument("--lengths", nargs=2, type=int, default=(512, 16), metavar=("IN", "OUT"),
+                        help="of groups: tokens (default: 512 16)")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES,
                         help="of ranks, bits a second; 0: no limit")
     parser.add_argument("--output", type=Path, help="JSON; what is in it of other measures stays")
@@ -359,7 +392,8 @@ def main():
         net.enter()
         results["machine"] = {"cores": os.cpu_count(), "model": str(Path(folder).name), "length": LENGTH}
     for name in measures:
-        results[name] = MEASURES[name](folder, options)
+        more = {"earlier": results.get(name, ())} if name == "groups" else {}
+        results[name] = MEASURES[name](folder, options, **more)
         if options.output:
             options.output.write_text(json.dumps(results, indent=1) + "\n")
     show({name: results[name] for name in options.measures})

@@ -24,7 +24,7 @@ CLONE_NEWNET = 0x40000000
 HEADERS = 14 + 20 + 32  # of a frame: Ethernet, IPv4, TCP with timestamps
 TUN_MTU = 60000  # few packets, so that this program holds the rate
 CGROUPS = Path("/sys/fs/cgroup/cpu")
-PERIOD_US = 10000
+PERIOD_US = 40000
 
 
 def run(*words):
@@ -49,28 +49,32 @@ def enter():
 
 
 class Host:
-    """`number` from 0 on; `core` pins what runs there, `share` is the most of a core that it gets."""
+    """`number` from 0 on; `core` pins what runs there."""
 
-    def __init__(self, number, core=None, share=None):
+    def __init__(self, number, core=None):
         self.name, self.number = f"host{number}", number
         self.address = f"{PREFIX}{10 + number}"
         self.words = ["ip", "netns", "exec", self.name]
         if core is not None:
             self.words += ["taskset", "-c", str(core)]
-        self.group = None
-        if share:
-            self.group = CGROUPS / f"winnow-{os.getpid()}-{number}"
-            self.group.mkdir()
-            (self.group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (self.group / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD_US)))
+        self._group = None
+        self._running = []
         run("ip", "netns", "add", self.name)
         run("ip", "-n", self.name, "link", "set", "lo", "up")
 
     def start(self, *words, **options):
-        def limit():
-            if self.group:
-                (self.group / "cgroup.procs").write_text("0")
-        return subprocess.Popen([*self.words, *map(str, words)], preexec_fn=limit, **options)
+        process = subprocess.Popen([*self.words, *map(str, words)], **options)
+        self._running.append(process.pid)
+        return process
+
+    def hold(self, share):
+        """From now on what was started gets at most this share of a core."""
+        self._group = CGROUPS / f"winnow-{time.time_ns()}-{self.number}"
+        self._group.mkdir()
+        (self._group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (self._group / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD_US)))
+        for pid in self._running:
+            (self._group / "cgroup.procs").write_text(str(pid))
 
     def sent(self):
         """Bytes of all frames, and of their headers."""
@@ -82,8 +86,8 @@ class Host:
         run("ip", "netns", "delete", self.name)
         for _ in range(50):
             with contextlib.suppress(OSError):
-                if self.group:
-                    self.group.rmdir()
+                if self._group:
+                    self._group.rmdir()
                 return
             time.sleep(0.1)
 

@@ -45,16 +45,20 @@ def test_the_guide_can_be_typed_as_it_is_written(hosts, tmp_path):
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
-def test_the_efficiency_is_that_of_pairs_and_has_a_standard_error():
+def test_scaling_is_that_of_one_round_and_has_a_standard_error():
+    def run(number, hosts, rate, alone=False):
+        return {"round": number, "hosts": hosts, "alone": alone, "lengths": [512, 16],
+                "tokens_per_s": rate, "worker_us": 300 + hosts, "coordinator_us": 9, "used": 0.99}
     found = multinode.summarize_groups([
-        {"round": r, "hosts": n, "tokens_per_s": t, "apart_per_s": a}
-        for r, n, t, a in [(0, 1, 100, 100), (0, 2, 180, 200), (0, 4, 300, 400),
-                           (1, 1, 50, 50), (1, 2, 100, 100), (1, 4, 200, 200)]])
-    assert [(f["hosts"], f["rounds"]) for f in found] == [(1, 2), (2, 2), (4, 2)]
-    assert found[1]["efficiency"] == pytest.approx((0.95, 0.05))
-    assert found[2]["tokens_per_s_of_one"] == pytest.approx((5 / 6, 1 / 6))
+        run(0, 1, 100), run(0, 2, 180), run(0, 4, 300), run(1, 4, 200), run(1, 2, 100), run(1, 1, 50),
+        run(2, 1, 10, True), run(2, 2, 10, True), run(2, 4, 10, True)])
+    assert [(f["hosts"], f["rounds"]) for f in found] == [(n, r) for r in (2, 1) for n in (1, 2, 4)]
+    assert found[0]["of_one"] == (1, 0)
+    assert found[1]["of_one"] == pytest.approx((0.95, 0.05))
+    assert found[5]["of_one"] == (0.25, None) and found[5]["worker_of_one"][0] == 304 / 301
     assert multinode.groups_cells(found[1]) == [
-        2, 2, "140 ± 40", "93.3 ± 26.7 %", "150 ± 50", "100.0 ± 33.3 %", "95.0 ± 5.0 %"]
+        "beside each other", "512 + 16", 2, 2, "140 ± 40", "95.0 ± 5.0 %", "99.0 ± 0.0 %", "302 ± 0",
+        "100.3 ± 0.0 %", "9 ± 0"]
     assert multinode.spread_cell(multinode.spread([7.0])) == "7"
 
 
@@ -71,3 +75,18 @@ def test_ranks_on_several_hosts_send_what_was_predicted_and_hide_some_of_it(host
     assert [b["ranks"] for b in result["bytes"]] == [2, 4]
     assert all(1 <= b[phase]["ratio"] < 1.1 for b in result["bytes"] for phase in ("prefill", "decode"))
     assert "NVLink" in done.stdout
+
+
+def test_services_of_one_two_and_four_hosts_have_work_beside_each_other(hosts, tmp_path):
+    if not multinode.net.CGROUPS.is_dir() or os.cpu_count() < 2:
+        pytest.skip("needs shares of a core (cgroup v1) and two cores")
+    found = tmp_path / "found.json"
+    for rounds in (1, 2):
+        done = subprocess.run([sys.executable, ROOT / "tests" / "bench" / "multinode.py", "groups",
+                               "--model", ROOT / "tests" / "models" / "needle-tiny", "--prompts", "2",
+                               "--output", found], text=True, timeout=120, capture_output=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        runs = json.loads(found.read_text())["groups"]
+        assert sorted((r["round"], r["hosts"]) for r in runs) == [
+            (number, n) for number in range(rounds) for n in (1, 2, 4)]
+    assert all(r["tokens_per_s"] > 0 and r["used"] > 0 for r in runs)
