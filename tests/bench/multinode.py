@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """multinode.py - winnow bench over simulated hosts: scaling of groups, and what exchanges cost.
 
-    multinode.py groups --rounds 4 --output multinode.json           # as root; some five minutes
+    multinode.py groups --rounds 5 --output multinode.json           # as root; some three minutes
     multinode.py ranks bytes delay --output multinode.json           # as root; some three minutes
     multinode.py model                                                # real networks, by counting
 
