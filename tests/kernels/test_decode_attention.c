@@ -104,8 +104,8 @@ static const struct shape shapes[] = {
 
 /* Few sinks and many, more than a split of the kernels, of long caches and of short ones. */
 static const struct shape with_sinks[] = {
-    {1, 1, 1, 8, 16, 5, 4},      {3, 8, 2, 64, 16, 700, 4},   {4, 7, 1, 40, 64, 1500, 1},
-    {5, 6, 3, 128, 32, 3000, 7}, {3, 4, 4, 24, 16, 4300, 33}, {2, 6, 2, 256, 16, 1500, 1100},
+    {1, 1, 1, 8, 16, 5, 4},     {3, 8, 2, 64, 16, 300, 4},  {3, 7, 1, 40, 64, 500, 1},
+    {2, 4, 2, 128, 32, 300, 7}, {1, 2, 1, 8, 16, 4300, 33}, {1, 2, 1, 256, 16, 1150, 1100},
 };
 
 static void check_shape(struct device *dev, const struct shape *shape, uint64_t seed)
