@@ -10,12 +10,12 @@ struct splits {
     const struct decode_attention *args;
     enum dtype dtype;
     int group, heads, items; /* heads: of the cache, of all sequences */
-    size_t stride, start_size, q_size;
+    size_t stride, start_size, q_size, sinks_size;
     size_t part_size;    /* floats of one item: peak and sum (group), values (group, stride) */
     size_t scratch_size; /* floats of one thread */
     int32_t *start;      /* (heads + 1) first item of a cache head */
     float *q;            /* (heads, group, stride) */
-    float *q_sinks;      /* likewise; NULL: no sinks */
+    float *q_sinks;      /* likewise, where there are sinks */
     float *parts;        /* (items, part_size) */
     float *scratch;      /* (threads, scratch_size) */
 };
@@ -63,7 +63,8 @@ static size_t splits_size(struct splits *s, const struct device *dev,
     s->scratch_size = lines * (DECODE_TILE_ROWS + DECODE_MAX_LANES) + DECODE_MAX_LANES * s->stride;
     s->start_size = whole_lines((size_t)heads + 1);
     s->q_size = (size_t)heads * lines * s->stride;
-    return s->start_size + (args->sinks ? 2 : 1) * s->q_size + items * s->part_size;
+    s->sinks_size = args->sinks ? s->q_size : 0;
+    return s->start_size + s->q_size + s->sinks_size + items * s->part_size;
 }
 
 size_t cpu_decode_attention_workspace(const struct device *dev, const struct decode_attention *args,
@@ -94,8 +95,8 @@ static status splits_open(struct splits *s, struct device *dev, const struct dec
     }
     s->start = memory;
     s->q = (float *)memory + s->start_size;
-    s->q_sinks = args->sinks ? s->q + s->q_size : NULL;
-    s->parts = s->q + (args->sinks ? 2 : 1) * s->q_size;
+    s->q_sinks = s->q + s->q_size;
+    s->parts = s->q_sinks + s->sinks_size;
     s->scratch = s->parts + items * s->part_size;
     s->start[0] = 0;
     for (int i = 0; i < s->heads; i++) {
@@ -223,7 +224,7 @@ status cpu_decode_attention(struct device *dev, const struct decode_attention *a
         return st;
     }
     load_queries(&s, s.q, args->q);
-    if (s.q_sinks) {
+    if (args->sinks) {
         load_queries(&s, s.q_sinks, args->q_sinks);
     }
 #pragma omp parallel num_threads(threads)
